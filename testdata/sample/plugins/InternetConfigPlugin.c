@@ -1,0 +1,6 @@
+#include "plugin.h"
+
+PLUGIN(InternetConfigPlugin, primitiveGetMacintoshFileTypeAndCreatorFrom)
+{
+    return 0; /* as everywhere but on a Macintosh */
+}

@@ -1,0 +1,6 @@
+#include "plugin.h"
+
+PLUGIN(JoystickTabletPlugin, primitiveGetTabletParameters)
+{
+    return 0; /* no tablet */
+}

@@ -1,0 +1,7 @@
+#include <locale.h>
+#include "plugin.h"
+
+PLUGIN(LocalePlugin, primitiveDecimalSymbol)
+{
+    return localeconv()->decimal_point[0];
+}

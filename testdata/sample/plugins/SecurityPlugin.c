@@ -1,0 +1,6 @@
+#include "plugin.h"
+
+PLUGIN(SecurityPlugin, secHasFileAccess)
+{
+    return 1;
+}

@@ -1,0 +1,244 @@
+package vmbuild
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/buildkit/client/llb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pharovm/vmbuild/base"
+	"pharovm/vmbuild/catalog"
+	"pharovm/vmbuild/oci"
+	"pharovm/vmbuild/plan"
+	"pharovm/vmbuild/recipe"
+)
+
+// bases is which of the pinned images can be had, and what is used in place of
+// those that cannot.
+type bases struct {
+	missing, used map[string]string
+	found         map[string]*base.Resolved
+}
+
+// reach is what the last run found out, so that a plan, which asks nobody, can
+// say what is likely.
+type reach struct {
+	Missing map[string]string `json:"missing"`
+	Used    map[string]string `json:"used"`
+}
+
+func (p *Project) reachFile() string { return filepath.Join(p.Cache, "bases", "reach.json") }
+
+// knownBases is what overrides and the last run say, without asking anybody.
+func (p *Project) knownBases(o Options) bases {
+	b := bases{missing: map[string]string{}, used: map[string]string{}}
+	var last reach
+	if data, err := os.ReadFile(p.reachFile()); err == nil {
+		// An unreadable file only means that nothing is known.
+		_ = json.Unmarshal(data, &last)
+	}
+	for name, why := range last.Missing {
+		b.missing[name] = why + " (when last tried)"
+	}
+	for name, origin := range last.Used {
+		b.used[name] = origin
+	}
+	for name, override := range p.overrides(o) {
+		delete(b.missing, name)
+		b.used[name] = override
+	}
+	return b
+}
+
+// overrides are the bases that the user names: Options.Bases, else
+// VMBUILD_BASE_<NAME>, such as VMBUILD_BASE_DEBIAN_SLIM.
+func (p *Project) overrides(o Options) map[string]string {
+	out := map[string]string{}
+	for name := range p.Catalog.Bases {
+		variable := "VMBUILD_BASE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if v := os.Getenv(variable); v != "" {
+			out[name] = v
+		}
+		if v := o.Bases[name]; v != "" {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// findBases asks registries for what a plan needs. A builder whose base cannot
+// be had is noted as missing, for its stand-in; an image's base must be had.
+func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (*plan.Plan, error)) (*plan.Plan, bases, error) {
+	b := bases{missing: map[string]string{}, used: map[string]string{}, found: map[string]*base.Resolved{}}
+	pl, err := replan(b)
+	if err != nil {
+		return nil, b, err
+	}
+	for again := true; again; {
+		again = false
+		for _, builder := range pl.Builders {
+			name := builder.Base.Name
+			if b.found["builder "+name] != nil {
+				continue
+			}
+			r, err := p.resolveBase(ctx, o, name, false)
+			if err != nil && ctx.Err() != nil {
+				return nil, b, context.Cause(ctx)
+			}
+			if err != nil {
+				b.missing[name] = brief(err)
+				again = true
+				continue
+			}
+			b.note("builder "+name, name, r)
+		}
+		if again {
+			if pl, err = replan(b); err != nil {
+				return nil, b, err
+			}
+		}
+	}
+	for _, i := range pl.Images {
+		if i.Base == nil || b.found["image "+i.Base.Name] != nil {
+			continue
+		}
+		r, err := p.resolveBase(ctx, o, i.Base.Name, o.StandIn)
+		if err != nil {
+			return nil, b, fmt.Errorf("image %s: %w: name one with %s", i.Name, err,
+				"VMBUILD_BASE_"+strings.ToUpper(strings.ReplaceAll(i.Base.Name, "-", "_")))
+		}
+		b.note("image "+i.Base.Name, i.Base.Name, r)
+	}
+	p.remember(reach{Missing: b.missing, Used: b.used})
+	pl, err = replan(b)
+	return pl, b, err
+}
+
+func (b bases) note(key, name string, r *base.Resolved) {
+	b.found[key] = r
+	if r.How != base.Registry {
+		b.used[name] = r.Origin
+	}
+}
+
+// remember is for plans only; failing to is no reason to stop a build.
+func (p *Project) remember(r reach) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil || os.MkdirAll(filepath.Dir(p.reachFile()), 0o755) != nil {
+		return
+	}
+	tmp := p.reachFile() + ".tmp"
+	if os.WriteFile(tmp, append(data, '\n'), 0o644) == nil {
+		_ = os.Rename(tmp, p.reachFile())
+	}
+}
+
+func (p *Project) resolveBase(ctx context.Context, o Options, name string, standIn bool) (*base.Resolved, error) {
+	b, err := catalog.Lookup("base", p.Catalog.Bases, name)
+	if err != nil {
+		return nil, err
+	}
+	return base.Resolve(ctx, base.Spec{Name: name, Ref: b.Ref, Digest: b.Digest, Bootstrap: b.Bootstrap}, base.Options{
+		CacheDir: p.Cache, Override: p.overrides(o)[name], Mirror: os.Getenv("VMBUILD_MIRROR"), AllowStandIn: standIn,
+		Log: func(line string) { p.logf("%s", line) },
+	})
+}
+
+// brief is the part of an error that fits into a sentence.
+func brief(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	if i := strings.Index(text, ": make a registry reachable"); i > 0 {
+		text = text[:i]
+	}
+	return text
+}
+
+// root is the file system a builder starts from, and the folder it lies in when
+// it does not come from a registry.
+type root struct {
+	recipe.Root
+	dir string
+	own bool // its package archives are this machine's
+}
+
+func (b bases) root(ctx context.Context, builder *plan.Builder, worker ocispecs.Platform) (root, error) {
+	r := b.found["builder "+builder.Base.Name]
+	if r == nil {
+		return root{}, errors.New("a builder's base was not looked for")
+	}
+	if r.Ref != "" {
+		return root{Root: recipe.Root{Image: r.Ref}}, nil
+	}
+	fs, err := r.Rootfs(ctx, v1.Platform{OS: worker.OS, Architecture: worker.Architecture})
+	if err != nil {
+		return root{}, err
+	}
+	return root{
+		Root: recipe.Root{Local: "root-" + fs.SHA256[:16], File: filepath.Base(fs.Path)},
+		dir:  filepath.Dir(fs.Path), own: r.How == base.Bootstrap,
+	}, nil
+}
+
+// baseImage is an image to put layers on, and what its manifest says of it.
+type baseImage struct {
+	image        v1.Image
+	name, digest string
+}
+
+func (b bases) image(ctx context.Context, name, platform string) (baseImage, error) {
+	r := b.found["image "+name]
+	if r == nil {
+		return baseImage{}, fmt.Errorf("base %s was not looked for", name)
+	}
+	at, err := oci.ParsePlatform(platform)
+	if err != nil {
+		return baseImage{}, err
+	}
+	img, err := r.Image(ctx, at)
+	if err != nil {
+		return baseImage{}, err
+	}
+	out := baseImage{image: img, name: r.Origin, digest: r.Digest}
+	if out.digest == "" {
+		d, err := img.Digest()
+		if err != nil {
+			return out, err
+		}
+		out.digest = d.String()
+	}
+	return out, nil
+}
+
+// archives are where a builder's packages come from when not from the archive
+// that it pins: VMBUILD_APT_MIRROR or VMBUILD_APK_MIRROR.
+func archives(manager string) (mirror, security string) {
+	mirror = strings.TrimRight(os.Getenv("VMBUILD_"+strings.ToUpper(manager)+"_MIRROR"), "/")
+	if mirror != "" && manager == "apt" {
+		security = mirror + "-security"
+	}
+	return mirror, security
+}
+
+// proxy is what the host's environment says of proxies, for steps that install
+// packages. BuildKit keeps it out of every digest.
+func proxy() llb.ProxyEnv {
+	first := func(name string) string {
+		values := []string{os.Getenv(name), os.Getenv(strings.ToUpper(name))}
+		if i := slices.IndexFunc(values, func(v string) bool { return v != "" }); i >= 0 {
+			return values[i]
+		}
+		return ""
+	}
+	return llb.ProxyEnv{
+		HTTPProxy: first("http_proxy"), HTTPSProxy: first("https_proxy"), FTPProxy: first("ftp_proxy"),
+		NoProxy: first("no_proxy"), AllProxy: first("all_proxy"),
+	}
+}

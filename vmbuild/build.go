@@ -1,0 +1,262 @@
+package vmbuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pharovm/vmbuild/engine"
+	"pharovm/vmbuild/gate"
+	"pharovm/vmbuild/plan"
+	"pharovm/vmbuild/recipe"
+	"pharovm/vmbuild/source"
+)
+
+// Result is what a run made.
+type Result struct {
+	Plan   *plan.Plan
+	Engine string // and why it was chosen; empty when no engine was needed
+	Builds []Built
+	Images []Made
+	Boots  []Booted
+}
+
+// Built is one VM tree.
+type Built struct {
+	plan.Build
+	Tree   string        // folder
+	Reused bool          // nothing was done: the tree was there
+	Took   time.Duration // compiling and packing, without the toolchain that all builds share
+	Gates  gate.Report
+}
+
+// Built finds a build's tree by ID.
+func (r *Result) Built(id string) *Built {
+	i := slices.IndexFunc(r.Builds, func(b Built) bool { return b.ID == id })
+	return &r.Builds[i]
+}
+
+// Build does what a request comes to: VM trees, gates, images in dist/oci, VM
+// archives in dist/vm, and the report. What was in dist/ before stays until the
+// new is whole.
+func (p *Project) Build(ctx context.Context, o Options) (*Result, error) {
+	started := time.Now()
+	r, err := p.build(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return r, p.report(r, time.Since(started))
+}
+
+func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
+	o = o.withDefaults()
+	if err := checkProgress(o.Progress); err != nil {
+		return nil, err
+	}
+	at, err := p.locate(o)
+	if err != nil {
+		return nil, err
+	}
+	// The request is checked as a whole before anything is fetched.
+	id, err := source.Identify(ctx, at.where, at.spec, p.sourceOptions(at.source))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.plan(o, at, id, bases{}); err != nil {
+		return nil, err
+	}
+	staged, err := source.Resolve(ctx, at.where, at.spec, p.sourceOptions(at.source))
+	if err != nil {
+		return nil, err
+	}
+	pl, found, err := p.findBases(ctx, o, func(b bases) (*plan.Plan, error) { return p.plan(o, at, staged.Identity, b) })
+	if err != nil {
+		return nil, err
+	}
+	p.logf("%s %s (%s, %s), profile %s, %d patches", pl.Source.Title, pl.Source.Version, pl.Source.Origin, pl.Source.Verified, pl.Profile, len(pl.Patches))
+	for _, b := range pl.Builders {
+		p.logf("builder %s: %s", b.Name, b.Why)
+	}
+
+	r := &Result{Plan: pl}
+	if err := p.compile(ctx, o, r, staged, found); err != nil {
+		return nil, err
+	}
+	if err := p.gates(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := p.images(ctx, r, found); err != nil {
+		return nil, err
+	}
+	return r, p.archives(ctx, r)
+}
+
+// compile makes the VM trees that are not there yet.
+func (p *Project) compile(ctx context.Context, o Options, r *Result, staged source.Resolved, found bases) error {
+	trees := store{filepath.Join(p.Cache, "builds")}
+	req := engine.Request{Locals: map[string]string{}}
+	keys := map[string]string{}
+	for i := range r.Plan.Builds {
+		b := &r.Plan.Builds[i]
+		root, err := found.root(ctx, r.Plan.Builder(b.Builder), workerPlatform())
+		if err != nil {
+			return err
+		}
+		in := recipe.Input{
+			Plan: r.Plan, Root: root.Root, Source: "source-" + staged.Digest[:16], Worker: workerPlatform(),
+			OwnArchives: root.own, Proxy: proxy(),
+		}
+		in.Mirror, in.Security = archives(r.Plan.Builder(b.Builder).Manager)
+		def, err := recipe.Build(ctx, in, b)
+		if err != nil {
+			return err
+		}
+		key := trees.key(def)
+		r.Builds = append(r.Builds, Built{Build: *b, Tree: trees.tree(key), Reused: trees.has(key)})
+		if trees.has(key) {
+			continue
+		}
+		keys[b.ID] = key
+		req.Jobs = append(req.Jobs, engine.Job{ID: b.ID, Platform: ociPlatform(b.Platform), Definition: def})
+		req.Locals[in.Source] = staged.Dir
+		if root.dir != "" {
+			req.Locals[root.Local] = root.dir
+		}
+	}
+	if len(req.Jobs) == 0 {
+		p.logf("nothing to compile: all %d VMs are there from an earlier run", len(r.Builds))
+		return nil
+	}
+
+	e, err := p.engine(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	r.Engine = e.Name() + ": " + e.Why()
+	p.logf("engine %s", r.Engine)
+	out, discard, err := trees.incoming()
+	if err != nil {
+		return err
+	}
+	defer discard()
+	log := filepath.Join(p.Dist, "build.log")
+	took, err := watch(ctx, o.Progress, p.Log, log, func(ctx context.Context, status chan<- *client.SolveStatus) error {
+		return e.Solve(ctx, req, out, status)
+	})
+	if err != nil {
+		return explain(ctx, err, log)
+	}
+	for id, key := range keys {
+		if err := trees.keep(ctx, filepath.Join(out, id), key); err != nil {
+			return err
+		}
+	}
+	for i := range r.Builds {
+		b := &r.Builds[i]
+		for step, d := range took {
+			if strings.HasPrefix(step, recipe.StepPrefix(&b.Build)) {
+				b.Took += d
+			}
+		}
+	}
+	return nil
+}
+
+// explain adds to a failed step the end of what it printed, and where all of it is.
+func explain(ctx context.Context, err error, log string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var step *engine.StepError
+	if !errors.As(err, &step) {
+		return fmt.Errorf("%w\nthe whole log is in %s", err, log)
+	}
+	lines := strings.Split(strings.TrimRight(step.Log, "\n"), "\n")
+	if len(lines) > 30 {
+		lines = lines[len(lines)-30:]
+	}
+	return fmt.Errorf("%w\n  │ %s\nthe whole log is in %s", err, strings.Join(lines, "\n  │ "), log)
+}
+
+// gates checks every tree; a plan's builds are all checked before the first
+// failure is told.
+func (p *Project) gates(ctx context.Context, r *Result) error {
+	var errs []error
+	for i := range r.Builds {
+		b := &r.Builds[i]
+		rep, err := gate.Check(ctx, b.Tree, gate.Rules{
+			Platform: b.Platform, Libc: b.Libc, AllowedLibs: libraries(b.Build), GlibcCeiling: b.GlibcCeiling,
+			PIE: true, RELRO: "full", Kept: r.Plan.Kept(""), Excluded: r.Plan.LeftOut(), Packed: b.Pack,
+		})
+		if err != nil {
+			return err
+		}
+		b.Gates = rep
+		if err := rep.Err(); err != nil {
+			errs = append(errs, fmt.Errorf("%s does not pass its gates:\n%w", b.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// libraries are what a VM of a libc may name as needed: the libc itself and, on
+// glibc, the parts of it that the source says it uses.
+func libraries(b plan.Build) []string {
+	if b.Libc == "musl" {
+		return []string{"libc.so", "libc.musl-" + plan.Machine(b.Platform) + ".so.1"}
+	}
+	return append([]string{"libc.so.6", filepath.Base(plan.Loader(b.Libc, b.Platform))}, b.Libraries...)
+}
+
+// workerPlatform is what builders run as: the machine's own architecture, under
+// Linux wherever the engine is.
+func workerPlatform() ocispecs.Platform {
+	return ocispecs.Platform{OS: "linux", Architecture: runtime.GOARCH}
+}
+
+func ociPlatform(name string) ocispecs.Platform {
+	os, arch, _ := strings.Cut(name, "/")
+	return ocispecs.Platform{OS: os, Architecture: arch}
+}
+
+// Multiarch joins the images in dist/oci into one index for each name; no names
+// means all that are there. It returns the indexes' digests by name.
+func (p *Project) Multiarch(ctx context.Context, names ...string) (map[string]string, error) {
+	l := p.layout()
+	if len(names) == 0 {
+		entries, err := l.List()
+		if err != nil {
+			return nil, err
+		}
+		found := map[string]bool{}
+		for _, e := range entries {
+			if !e.Index {
+				found[e.Name] = true
+			}
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("joining images: %s holds none: run `mage vm:all` first", l.Dir())
+		}
+		names = slices.Sorted(maps.Keys(found))
+	}
+	digests := map[string]string{}
+	for _, n := range names {
+		e, err := l.Join(ctx, n, nil)
+		if err != nil {
+			return nil, err
+		}
+		digests[n] = e.Digest.String()
+	}
+	_, err := l.GC(ctx)
+	return digests, err
+}

@@ -1,0 +1,95 @@
+package vmbuild
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/sync/errgroup"
+
+	"pharovm/vmbuild/engine"
+)
+
+// finding is one thing doctor looked at.
+type finding struct {
+	name   string
+	ok     bool
+	detail string
+	stops  string // what cannot be done without it
+	remedy string
+}
+
+// Doctor prints what is there, what is missing, what that stops, and how to
+// mend it. It starts nothing and changes nothing. The error says that no engine
+// is in reach, since nothing can be built then.
+func (p *Project) Doctor(ctx context.Context, spec string, out io.Writer) error {
+	found := make([][]finding, 3)
+	var g errgroup.Group
+	g.Go(func() error { found[0] = p.engines(ctx, spec); return nil })
+	g.Go(func() error { found[1] = p.programs(); return nil })
+	g.Go(func() error { found[2] = p.pinnedBases(ctx); return nil })
+	g.Wait()
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for i, title := range []string{"engines (one is enough)", "programs", "bases"} {
+		fmt.Fprintf(w, "%s\n", title)
+		for _, f := range found[i] {
+			if f.ok {
+				fmt.Fprintf(w, "  ok\t%s\t%s\n", f.name, f.detail)
+				continue
+			}
+			fmt.Fprintf(w, "  missing\t%s\t%s\n", f.name, f.detail)
+			if f.stops != "" {
+				fmt.Fprintf(w, "  \t\tstops: %s\n", f.stops)
+			}
+			fmt.Fprintf(w, "  \t\tto mend: %s\n", f.remedy)
+		}
+	}
+	return w.Flush()
+}
+
+func (p *Project) engines(ctx context.Context, spec string) []finding {
+	var out []finding
+	for _, f := range engine.Probe(ctx, spec, p.engineOptions()) {
+		out = append(out, finding{f.Name, f.OK, f.Detail, "building with it", f.Remedy})
+	}
+	return out
+}
+
+// programs are those that only some paths need.
+func (p *Project) programs() []finding {
+	var out []finding
+	for _, t := range []struct{ name, stops, remedy string }{
+		{"git", "fetching sources by git; an archive is downloaded instead", "sudo apt-get install git"},
+		{"mmdebstrap", "making a Debian base where no registry is in reach", "sudo apt-get install mmdebstrap (a run as root does it itself)"},
+		{"qemu-aarch64-static", "booting arm64 VMs on an amd64 machine; building them needs no emulation", "sudo apt-get install qemu-user-static"},
+	} {
+		path, err := exec.LookPath(t.name)
+		out = append(out, finding{t.name, err == nil, path, t.stops, t.remedy})
+	}
+	return out
+}
+
+// pinnedBases asks for every base by its digest, all at once.
+func (p *Project) pinnedBases(ctx context.Context) []finding {
+	names := SortedKeys(p.Catalog.Bases)
+	out := make([]finding, len(names))
+	var g errgroup.Group
+	for i, name := range names {
+		g.Go(func() error {
+			variable := "VMBUILD_BASE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+			r, err := p.resolveBase(ctx, Options{}, name, false)
+			if err != nil {
+				out[i] = finding{name, false, brief(err), "images and builders on it, unless something stands in",
+					"reach its registry, or set VMBUILD_MIRROR=HOST[/PREFIX], or " + variable + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}
+				return nil
+			}
+			out[i] = finding{name: name, ok: true, detail: fmt.Sprintf("%s: %s", r.How, r.Origin)}
+			return nil
+		})
+	}
+	g.Wait()
+	return out
+}

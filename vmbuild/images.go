@@ -1,0 +1,208 @@
+package vmbuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"pharovm/vmbuild/gate"
+	"pharovm/vmbuild/oci"
+	"pharovm/vmbuild/plan"
+)
+
+// Made is one platform of an image, as it lies in dist/oci.
+type Made struct {
+	plan.Image
+	Digest string
+	Size   oci.ImageSize
+	TLS    oci.Size // of the layer with TLS libraries, counted apart
+	Gates  gate.Report
+	image  v1.Image
+}
+
+func (p *Project) layout() *oci.Layout { return oci.Open(filepath.Join(p.Dist, "oci")) }
+
+// images assembles every image of the plan, checks its size, and only then
+// writes it to dist/oci.
+func (p *Project) images(ctx context.Context, r *Result, found bases) error {
+	var errs []error
+	for _, spec := range r.Plan.Images {
+		m, err := p.assemble(ctx, r, spec, found)
+		if err != nil {
+			return fmt.Errorf("making image %s: %w", spec.ID, err)
+		}
+		if err := m.Gates.Err(); err != nil {
+			errs = append(errs, fmt.Errorf("%s is over its budget:\n%w", spec.ID, err))
+		}
+		r.Images = append(r.Images, m)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	l := p.layout()
+	for i := range r.Images {
+		m := &r.Images[i]
+		e, err := l.PutImage(ctx, m.Name, m.image)
+		if err != nil {
+			return err
+		}
+		m.Digest = e.Digest.String()
+	}
+	return nil
+}
+
+func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, found bases) (Made, error) {
+	m := Made{Image: spec}
+	platform, err := oci.ParsePlatform(spec.Platform)
+	if err != nil {
+		return m, err
+	}
+	created := time.Unix(r.Plan.Source.Epoch, 0).UTC()
+	annotations := spec.Annotations
+	var base v1.Image
+	if spec.Base != nil {
+		b, err := found.image(ctx, spec.Base.Name, spec.Platform)
+		if err != nil {
+			return m, err
+		}
+		base = b.image
+		annotations = merged(annotations, map[string]string{
+			"org.opencontainers.image.base.name": b.name, "org.opencontainers.image.base.digest": b.digest,
+		})
+	}
+	tree := r.Built(spec.Build).Tree
+	files, err := vmFiles(base, tree, spec)
+	if err != nil {
+		return m, err
+	}
+	vm, err := oci.Layer(files, created)
+	if err != nil {
+		return m, err
+	}
+	layers := []oci.LayerSpec{{Layer: vm, CreatedBy: fmt.Sprintf("vmbuild: %s %s, profile %s", r.Plan.Source.Name, r.Plan.Source.Version, r.Plan.Profile)}}
+	if slices.Contains(spec.Runtime, "tls") {
+		files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0)
+		if err != nil {
+			return m, err
+		}
+		tls, err := oci.Layer(withoutFolders(files), created)
+		if err != nil {
+			return m, err
+		}
+		// Below the VM: a new VM then sends only its own layer.
+		layers = slices.Insert(layers, 0, oci.LayerSpec{Layer: tls, CreatedBy: "vmbuild: TLS libraries and CA certificates"})
+	}
+	m.image, err = oci.Image(oci.Spec{
+		Base: base, Platform: platform, Layers: layers, Created: created,
+		User: spec.User, Entrypoint: spec.Entrypoint, WorkingDir: spec.WorkingDir, Env: environment(spec),
+		Labels: spec.Labels, Annotations: merged(annotations, map[string]string{"org.opencontainers.image.created": created.Format(time.RFC3339)}),
+	})
+	if err != nil {
+		return m, err
+	}
+	if m.Size, err = oci.Sizes(m.image, base); err != nil {
+		return m, err
+	}
+	own := m.Size.Own
+	if len(layers) > 1 {
+		m.TLS = m.Size.Layers[len(m.Size.Layers)-2].Size
+		own.Unpacked -= m.TLS.Unpacked
+		own.Compressed -= m.TLS.Compressed
+	}
+	m.Gates = gate.CheckSize(spec.Name, spec.Platform, own.Unpacked, own.Compressed,
+		gate.Budget{Unpacked: int64(spec.Budget.Unpacked), Compressed: int64(spec.Budget.Compressed)})
+	if spec.Budget.TLS > 0 {
+		tls := gate.CheckSize(spec.Name+" TLS layer", spec.Platform, 0, m.TLS.Compressed, gate.Budget{Compressed: int64(spec.Budget.TLS)})
+		m.Gates.Rows = append(m.Gates.Rows, tls.Rows...)
+	}
+	return m, nil
+}
+
+// vmFiles are the files of an image's own layer: the VM, packed as the image
+// says, its user and working folder, and from scratch its libc.
+func vmFiles(base v1.Image, tree string, spec plan.Image) ([]oci.File, error) {
+	id, _, _ := strings.Cut(spec.User, ":")
+	uid, err := strconv.Atoi(id)
+	if err != nil {
+		return nil, fmt.Errorf("user %q: a number is wanted", spec.User)
+	}
+	files, err := oci.Tree(filepath.Join(tree, "vm"), plan.VMDir, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	if spec.UPX != "none" {
+		i := slices.IndexFunc(files, func(f oci.File) bool { return f.Path == spec.Entrypoint[0] })
+		if i < 0 {
+			return nil, fmt.Errorf("the VM tree has no %s", path.Base(spec.Entrypoint[0]))
+		}
+		files[i].Source = filepath.Join(tree, "packed", spec.UPX, "pharo")
+	}
+	accounts, err := oci.Accounts(base, "pharo", uid, uid, spec.WorkingDir)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, accounts...)
+	files = append(files, oci.File{Path: spec.WorkingDir, Dir: true, Mode: 0o755, UID: uid, GID: uid})
+	if base == nil {
+		files = append(files, oci.File{Path: "/tmp", Dir: true, Mode: 0o777 | os.ModeSticky})
+	}
+	if slices.Contains(spec.Runtime, "libc") {
+		libc, err := oci.Tree(filepath.Join(tree, "runtime", "libc"), "/", 0, 0)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, withoutFolders(libc)...)
+	}
+	return files, nil
+}
+
+// withoutFolders leaves parents to the layer itself, which adds what a file
+// needs and nothing more.
+func withoutFolders(files []oci.File) []oci.File {
+	return slices.DeleteFunc(files, func(f oci.File) bool { return f.Dir })
+}
+
+func environment(spec plan.Image) []string {
+	var env []string
+	for _, name := range plan.SortedKeys(spec.Env) {
+		env = append(env, name+"="+spec.Env[name])
+	}
+	return env
+}
+
+func merged(a, b map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, m := range []map[string]string{a, b} {
+		for k, v := range m {
+			if v != "" {
+				out[k] = v
+			}
+		}
+	}
+	return out
+}
+
+// archives writes a tarball of every VM, and its symbols, to dist/vm.
+func (p *Project) archives(ctx context.Context, r *Result) error {
+	dir := filepath.Join(p.Dist, "vm")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the folder for VM archives: %w", err)
+	}
+	for _, b := range r.Builds {
+		name := fmt.Sprintf("pharo-vm-%s-%s-%s-%s-%s.tar.gz", r.Plan.Source.Name, r.Plan.Source.Version, r.Plan.Profile, b.Libc,
+			strings.ReplaceAll(b.Platform, "/", "-"))
+		if _, err := oci.VMTarball(ctx, b.Tree, filepath.Join(dir, name), time.Unix(r.Plan.Source.Epoch, 0).UTC()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+// Package recipe turns a build of the plan into LLB, BuildKit's build graph. It
+// is pure: the same build and the same inputs give the same graph, byte for
+// byte, so that the graph's digest names the result.
+//
+// A graph uses only what every BuildKit of the last years has: images, local
+// folders, commands, copies and cache mounts. The shell scripts it runs lie in
+// scripts/, one for each step.
+package recipe
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/client/llb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pharovm/vmbuild/plan"
+)
+
+//go:embed scripts/*.sh
+var scripts embed.FS
+
+// Root is the file system that a builder starts from: a published image, or a
+// tarball in a local folder.
+type Root struct {
+	Image string // reference with digest
+	Local string // name of an llb.Local, when there is no Image
+	File  string // the tarball's name in it
+}
+
+// Input is what a recipe needs beside the build itself.
+type Input struct {
+	Plan   *plan.Plan
+	Root   Root
+	Source string // name of the llb.Local that holds the staged, patched source
+	// Mirror and Security replace the package archives that the plan's builder
+	// pins; OwnArchives keeps those that the root itself names.
+	Mirror, Security string
+	OwnArchives      bool
+	Worker           ocispecs.Platform // what the engine runs natively
+	Proxy            llb.ProxyEnv      // never part of a digest
+}
+
+// Build is the graph of one build: its result is the VM tree.
+func Build(ctx context.Context, in Input, b *plan.Build) (*llb.Definition, error) {
+	builder := in.Plan.Builder(b.Builder)
+	if builder == nil {
+		return nil, fmt.Errorf("making the recipe of %s: the plan has no builder %s", b.ID, b.Builder)
+	}
+	r := maker{Input: in, build: b, builder: builder}
+	def, err := r.pack(r.compile()).Marshal(ctx, llb.Platform(in.Worker))
+	if err != nil {
+		return nil, fmt.Errorf("making the recipe of %s: %w", b.ID, err)
+	}
+	return def, nil
+}
+
+type maker struct {
+	Input
+	build   *plan.Build
+	builder *plan.Builder
+}
+
+// StepPrefix begins the progress names of the steps that are a build's own.
+func StepPrefix(b *plan.Build) string { return "[" + b.Libc + " " + b.Platform + "] " }
+
+func (m maker) name(step string) llb.ConstraintsOpt {
+	return llb.WithCustomName(StepPrefix(m.build) + step)
+}
+
+// root is the builder's file system before anything is installed.
+func (m maker) root() llb.State {
+	title := llb.WithCustomName("[builder " + m.builder.Name + "] root")
+	if m.Root.Image != "" {
+		return llb.Image(m.Root.Image, llb.Platform(m.Worker), title)
+	}
+	tarball := llb.Local(m.Root.Local, llb.IncludePatterns([]string{m.Root.File}), llb.SharedKeyHint(m.Root.Local), title)
+	return llb.Scratch().Platform(m.Worker).File(
+		llb.Copy(tarball, m.Root.File, "/", &llb.CopyInfo{AttemptUnpack: true}), title).
+		AddEnv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+// toolchain is the root with compilers and tools; every build of the builder
+// shares it.
+func (m maker) toolchain() llb.State {
+	mirror, security := m.archives()
+	return m.root().Run(
+		script("toolchain-"+m.manager()+".sh"),
+		llb.AddEnv("MIRROR", mirror), llb.AddEnv("SECURITY", security), llb.AddEnv("RELEASE", m.builder.Release),
+		llb.AddEnv("PACKAGES", strings.Join(m.builder.Packages, " ")),
+		llb.WithProxy(m.Proxy),
+		llb.WithCustomNamef("[builder %s] install %d packages", m.builder.Name, len(m.builder.Packages)),
+	).Root()
+}
+
+func (m maker) manager() string { return m.builder.Manager }
+
+// archives are where packages come from: an override, else for apt the
+// snapshot that the builder pins, else whatever the root names itself.
+func (m maker) archives() (mirror, security string) {
+	if m.Mirror != "" || m.OwnArchives || m.builder.Snapshot == "" {
+		return m.Mirror, m.Security
+	}
+	const archive = "http://snapshot.debian.org/archive/"
+	return archive + "debian/" + m.builder.Snapshot, archive + "debian-security/" + m.builder.Snapshot
+}
+
+// sysroot is the target side of the toolchain; images and profiles share it.
+func (m maker) sysroot() llb.State {
+	title := llb.WithCustomNamef("[sysroot %s] %d packages", m.build.Triple, len(m.build.Sysroot))
+	return m.toolchain().Run(
+		script("sysroot-"+m.manager()+".sh", "relink.sh"),
+		llb.AddEnv("TRIPLE", m.build.Triple),
+		llb.AddEnv("PACKAGES", strings.Join(m.build.Sysroot, " ")),
+		llb.WithProxy(m.Proxy), title,
+	).AddMount("/sysroot", llb.Scratch())
+}
+
+// compile leaves raw/ and info/.
+func (m maker) compile() llb.State {
+	var options []string
+	for _, o := range m.build.CMake {
+		options = append(options, o.String())
+	}
+	source := llb.Local(m.Source, llb.SharedKeyHint(m.Source), llb.WithCustomName("[source] "+m.Plan.Source.Name+" "+m.Plan.Source.Version))
+	return m.toolchain().Run(
+		script("compile.sh"),
+		llb.AddMount("/src", source, llb.Readonly),
+		llb.AddMount("/opt/sysroot", m.sysroot(), llb.Readonly),
+		llb.AddMount("/build", llb.Scratch()),
+		llb.AddMount("/ccache", llb.Scratch(), llb.AsPersistentCacheDir("pharovm-ccache", llb.CacheMountShared)),
+		llb.AddEnv("TRIPLE", m.build.Triple),
+		llb.AddEnv("BUILD_TYPE", m.build.BuildType),
+		llb.AddEnv("OPTIONS", strings.Join(options, "\n")),
+		llb.AddEnv("C_FLAGS", strings.Join(m.build.CFlags, " ")),
+		llb.AddEnv("LINK_FLAGS", strings.Join(m.build.LinkFlags, " ")),
+		llb.AddEnv("MODULE_LINK_FLAGS", strings.Join(m.build.ModuleLinkFlags, " ")),
+		llb.AddEnv("SOURCE_DATE_EPOCH", fmt.Sprint(m.Plan.Source.Epoch)),
+		llb.Network(llb.NetModeNone),
+		m.name("configure and compile"),
+	).AddMount("/out", llb.Scratch())
+}
+
+// pack leaves the VM tree.
+func (m maker) pack(raw llb.State) llb.State {
+	var runtime []string
+	for part, files := range m.build.Runtime {
+		for _, f := range files {
+			runtime = append(runtime, part+" "+f)
+		}
+	}
+	slices.Sort(runtime)
+	return m.toolchain().Run(
+		script("pack.sh"),
+		llb.AddMount("/raw", raw, llb.Readonly),
+		llb.AddMount("/opt/sysroot", m.sysroot(), llb.Readonly),
+		llb.AddEnv("METHODS", strings.Join(m.build.Pack, " ")),
+		llb.AddEnv("RUNTIME", strings.Join(runtime, "\n")),
+		llb.Network(llb.NetModeNone),
+		m.name("strip and pack"),
+	).AddMount("/out", llb.Scratch())
+}
+
+// script runs embedded scripts, one after the other, in one shell.
+func script(names ...string) llb.RunOption {
+	var text strings.Builder
+	for _, n := range names {
+		data, err := scripts.ReadFile(path.Join("scripts", n))
+		if err != nil {
+			// The names are constants of this package and the files are compiled in.
+			panic(err)
+		}
+		text.Write(data)
+	}
+	return llb.Args([]string{"/bin/sh", "-c", text.String()})
+}
