@@ -24,7 +24,7 @@ import (
 // Result is what a run made.
 type Result struct {
 	Plan   *plan.Plan
-	Engine string // and why it was chosen; empty when no engine was needed
+	Engine string // empty when no engine was needed
 	Builds []Built
 	Images []Made
 	Boots  []Booted
@@ -45,8 +45,8 @@ func (r *Result) Built(id string) *Built {
 	return &r.Builds[i]
 }
 
-// Build does what a request comes to: VM trees, gates, images in dist/oci, VM
-// archives in dist/vm, and the report. What was in dist/ before stays until the
+// Build does what a request comes to: VM trees, gates, images in dist/oci and in
+// the local Docker if there is one, VM archives in dist/vm, and the report. What was in dist/ before stays until the
 // new is whole.
 func (p *Project) Build(ctx context.Context, o Options) (*Result, error) {
 	started := time.Now()
@@ -97,7 +97,17 @@ func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 	if err := p.images(ctx, r, found); err != nil {
 		return nil, err
 	}
-	return r, p.archives(ctx, r)
+	if err := p.archives(ctx, r); err != nil {
+		return nil, err
+	}
+	tags, err := p.load(ctx, o.Engine, r.Images)
+	if err != nil {
+		return nil, err
+	}
+	if len(tags) > 0 {
+		p.logf("loaded into Docker: %s", strings.Join(tags, " "))
+	}
+	return r, nil
 }
 
 // compile makes the VM trees that are not there yet.
@@ -142,8 +152,8 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 		return err
 	}
 	defer e.Close()
-	r.Engine = e.Name() + ": " + e.Why()
-	p.logf("engine %s", r.Engine)
+	r.Engine = e.Name()
+	p.logf("engine %s: %s", e.Name(), e.Why())
 	out, discard, err := trees.incoming()
 	if err != nil {
 		return err

@@ -7,12 +7,15 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"pharovm/vmbuild/gate"
 	"pharovm/vmbuild/oci"
@@ -34,16 +37,31 @@ func (p *Project) layout() *oci.Layout { return oci.Open(filepath.Join(p.Dist, "
 // images assembles every image of the plan, checks its size, and only then
 // writes it to dist/oci.
 func (p *Project) images(ctx context.Context, r *Result, found bases) error {
+	created := time.Unix(r.Plan.Source.Epoch, 0).UTC()
+	// Images of one build share its TLS layer, which is most of their work.
+	tls := map[string]func() (v1.Layer, error){}
+	for _, b := range r.Builds {
+		tls[b.ID] = sync.OnceValues(func() (v1.Layer, error) { return tlsLayer(b.Tree, created) })
+	}
+	r.Images = make([]Made, len(r.Plan.Images))
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	for i, spec := range r.Plan.Images {
+		g.Go(func() (err error) {
+			if r.Images[i], err = p.assemble(ctx, r, spec, found, tls[spec.Build], created); err != nil {
+				return fmt.Errorf("making image %s: %w", spec.ID, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
 	var errs []error
-	for _, spec := range r.Plan.Images {
-		m, err := p.assemble(ctx, r, spec, found)
-		if err != nil {
-			return fmt.Errorf("making image %s: %w", spec.ID, err)
-		}
+	for _, m := range r.Images {
 		if err := m.Gates.Err(); err != nil {
-			errs = append(errs, fmt.Errorf("%s is over its budget:\n%w", spec.ID, err))
+			errs = append(errs, fmt.Errorf("%s is over its budget:\n%w", m.ID, err))
 		}
-		r.Images = append(r.Images, m)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -60,13 +78,12 @@ func (p *Project) images(ctx context.Context, r *Result, found bases) error {
 	return nil
 }
 
-func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, found bases) (Made, error) {
+func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, found bases, tls func() (v1.Layer, error), created time.Time) (Made, error) {
 	m := Made{Image: spec}
 	platform, err := oci.ParsePlatform(spec.Platform)
 	if err != nil {
 		return m, err
 	}
-	created := time.Unix(r.Plan.Source.Epoch, 0).UTC()
 	annotations := spec.Annotations
 	var base v1.Image
 	if spec.Base != nil {
@@ -90,16 +107,12 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 	}
 	layers := []oci.LayerSpec{{Layer: vm, CreatedBy: fmt.Sprintf("vmbuild: %s %s, profile %s", r.Plan.Source.Name, r.Plan.Source.Version, r.Plan.Profile)}}
 	if slices.Contains(spec.Runtime, "tls") {
-		files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0)
-		if err != nil {
-			return m, err
-		}
-		tls, err := oci.Layer(withoutFolders(files), created)
+		layer, err := tls()
 		if err != nil {
 			return m, err
 		}
 		// Below the VM: a new VM then sends only its own layer.
-		layers = slices.Insert(layers, 0, oci.LayerSpec{Layer: tls, CreatedBy: "vmbuild: TLS libraries and CA certificates"})
+		layers = slices.Insert(layers, 0, oci.LayerSpec{Layer: layer, CreatedBy: "vmbuild: TLS libraries and CA certificates"})
 	}
 	m.image, err = oci.Image(oci.Spec{
 		Base: base, Platform: platform, Layers: layers, Created: created,
@@ -125,6 +138,15 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 		m.Gates.Rows = append(m.Gates.Rows, tls.Rows...)
 	}
 	return m, nil
+}
+
+// tlsLayer holds the TLS libraries and certificates of a VM tree.
+func tlsLayer(tree string, created time.Time) (v1.Layer, error) {
+	files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	return oci.Layer(withoutFolders(files), created)
 }
 
 // vmFiles are the files of an image's own layer: the VM, packed as the image

@@ -41,7 +41,10 @@ func (p *Project) report(r *Result, took time.Duration) error {
 		entry := report.Image{
 			Name: m.Name, Platform: m.Platform, Build: m.Build, Digest: m.Digest,
 			Base: report.Size(m.Size.Base), Own: report.Size(m.Size.Own),
-			Budget: report.Size{Unpacked: int64(m.Budget.Unpacked), Compressed: int64(m.Budget.Compressed + m.Budget.TLS)},
+			Budget: report.Size{Unpacked: int64(m.Budget.Unpacked), Compressed: int64(m.Budget.Compressed)},
+		}
+		if m.Budget.TLS > 0 {
+			entry.Budget = report.Size{Compressed: int64(m.Budget.Compressed + m.Budget.TLS)}
 		}
 		if m.Base != nil {
 			entry.BaseName = m.Base.Ref

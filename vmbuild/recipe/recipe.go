@@ -52,7 +52,10 @@ func Build(ctx context.Context, in Input, b *plan.Build) (*llb.Definition, error
 		return nil, fmt.Errorf("making the recipe of %s: the plan has no builder %s", b.ID, b.Builder)
 	}
 	r := maker{Input: in, build: b, builder: builder}
-	def, err := r.pack(r.compile()).Marshal(ctx, llb.Platform(in.Worker))
+	// Folders are named by the digest of what they hold, so that two runs may
+	// share a step whichever of them hands it over; the random ID that LLB gives
+	// a folder otherwise would also make every graph a new one.
+	def, err := r.pack(r.compile()).Marshal(ctx, llb.Platform(in.Worker), llb.LocalUniqueID("pharovm"))
 	if err != nil {
 		return nil, fmt.Errorf("making the recipe of %s: %w", b.ID, err)
 	}
