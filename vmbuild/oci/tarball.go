@@ -1,0 +1,68 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// VMTarball writes the vm folder of a VM tree as out, which ends in ".tar.gz",
+// with its checksum in out+".sha256" as `sha256sum -c` reads it, and the
+// symbols folder, if there is one, as "…-symbols.tar.gz" with its own checksum.
+// The archives unpack into a folder called as out is. The same tree gives the
+// same bytes. It returns the names of the files written.
+func VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string, error) {
+	stem, ok := strings.CutSuffix(out, ".tar.gz")
+	if !ok {
+		return nil, fmt.Errorf("writing %s: the name must end in .tar.gz", out)
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", out, err)
+	}
+	var written []string
+	for _, part := range []struct{ dir, out string }{
+		{"vm", out}, {"symbols", stem + "-symbols.tar.gz"},
+	} {
+		dir := filepath.Join(tree, part.dir)
+		if _, err := os.Stat(dir); os.IsNotExist(err) && part.dir == "symbols" {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return written, err
+		}
+		if err := archive(dir, path.Base(filepath.ToSlash(stem)), part.out, epoch); err != nil {
+			return written, fmt.Errorf("writing %s: %w", part.out, err)
+		}
+		written = append(written, part.out, part.out+".sha256")
+	}
+	return written, nil
+}
+
+func archive(dir, prefix, out string, epoch time.Time) error {
+	files, err := Tree(dir, prefix, 0, 0)
+	if err != nil {
+		return err
+	}
+	if files, err = arrange(files); err != nil {
+		return err
+	}
+	var plain, packed bytes.Buffer
+	if err := writeTar(&plain, files, epoch); err != nil {
+		return err
+	}
+	if err := compress(&packed, &plain); err != nil {
+		return err
+	}
+	sum := fmt.Sprintf("%x  %s\n", sha256.Sum256(packed.Bytes()), filepath.Base(out))
+	if err := writeFile(out, io.Reader(&packed)); err != nil {
+		return err
+	}
+	return writeFile(out+".sha256", strings.NewReader(sum))
+}
