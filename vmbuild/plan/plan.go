@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"pharovm/vmbuild/catalog"
 )
@@ -323,7 +324,7 @@ func (p *Plan) addBuild(src *catalog.Source, b *catalog.Builder, libc, platform 
 		}
 	}
 	for _, name := range SortedKeys(src.CMake) {
-		build.CMake = append(build.CMake, Option{name, src.CMake[name]})
+		build.CMake = append(build.CMake, Option{name, p.Source.expand(src.CMake[name])})
 	}
 	for _, d := range p.Plugins {
 		value := "OFF"
@@ -366,6 +367,18 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 		i.Annotations["org.opencontainers.image.base.name"] = base.Ref
 	}
 	return i
+}
+
+// expand fills the placeholders that a source's CMake options may have: they
+// carry into the VM what its own build would ask git for.
+func (s Source) expand(value string) string {
+	at := time.Unix(s.Epoch, 0).UTC()
+	commit := s.Commit[:min(12, len(s.Commit))]
+	if s.Dirty {
+		commit += "-dirty"
+	}
+	return strings.NewReplacer("{version}", s.Version, "{commit}", commit,
+		"{minute}", at.Format("200601021504"), "{date}", at.Format(time.RFC1123)).Replace(value)
 }
 
 // Kept are the plugins of one kind that the plan keeps, sorted.

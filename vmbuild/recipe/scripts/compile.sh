@@ -39,7 +39,7 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 W
 
 # ccache cannot see through the wrapper, so it is told what decides the output.
-export CCACHE_DIR=/ccache CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=2G
+export CCACHE_DIR=/ccache CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=2G CCACHE_SLOPPINESS=time_macros
 CCACHE_COMPILERCHECK="string:$(clang --version | cksum) $(cksum </opt/toolchain/cc) $(cksum <$sysroot/packages.txt)"
 export CCACHE_COMPILERCHECK SOURCE_DATE_EPOCH
 
@@ -55,7 +55,10 @@ cmake --build /build
 
 mkdir -p /out/raw /out/info
 cp /build/dist/pharo /out/raw/
-find /build/dist -maxdepth 1 -name '*.so' -exec cp {} /out/raw/ \;
+# The VM looks for X.so before libX.so.
+for module in /build/dist/*.so; do
+  [ ! -f "$module" ] || { name=${module##*/} && cp "$module" "/out/raw/${name#lib}"; }
+done
 {
   clang --version | head -n 1
   cmake --version | head -n 1
