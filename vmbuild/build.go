@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -113,40 +114,18 @@ func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 // compile makes the VM trees that are not there yet.
 func (p *Project) compile(ctx context.Context, o Options, r *Result, staged source.Resolved, found bases) error {
 	trees := store{filepath.Join(p.Cache, "builds")}
-	req := engine.Request{Locals: map[string]string{}}
-	keys := map[string]string{}
-	for i := range r.Plan.Builds {
-		b := &r.Plan.Builds[i]
-		root, err := found.root(ctx, r.Plan.Builder(b.Builder), workerPlatform())
+	// An engine on this machine runs this machine's architecture, so whether
+	// there is anything to do can be told without opening it.
+	if !elsewhere(o.Engine) {
+		_, keys, err := p.jobs(ctx, r, staged, found, trees, func(ocispecs.Platform) (ocispecs.Platform, error) { return hostPlatform(), nil })
 		if err != nil {
 			return err
 		}
-		in := recipe.Input{
-			Plan: r.Plan, Root: root.Root, Source: "source-" + staged.Digest[:16], Worker: workerPlatform(),
-			OwnArchives: root.own, Proxy: proxy(),
-		}
-		in.Mirror, in.Security = archives(r.Plan.Builder(b.Builder).Manager)
-		def, err := recipe.Build(ctx, in, b)
-		if err != nil {
-			return err
-		}
-		key := trees.key(def)
-		r.Builds = append(r.Builds, Built{Build: *b, Tree: trees.tree(key), Reused: trees.has(key)})
-		if trees.has(key) {
-			continue
-		}
-		keys[b.ID] = key
-		req.Jobs = append(req.Jobs, engine.Job{ID: b.ID, Platform: ociPlatform(b.Platform), Definition: def})
-		req.Locals[in.Source] = staged.Dir
-		if root.dir != "" {
-			req.Locals[root.Local] = root.dir
+		if len(keys) == 0 {
+			p.logf("nothing to compile: all %d VMs are there from an earlier run", len(r.Builds))
+			return nil
 		}
 	}
-	if len(req.Jobs) == 0 {
-		p.logf("nothing to compile: all %d VMs are there from an earlier run", len(r.Builds))
-		return nil
-	}
-
 	e, err := p.engine(ctx, o)
 	if err != nil {
 		return err
@@ -154,6 +133,10 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 	defer e.Close()
 	r.Engine = e.Name()
 	p.logf("engine %s: %s", e.Name(), e.Why())
+	req, keys, err := p.jobs(ctx, r, staged, found, trees, func(p ocispecs.Platform) (ocispecs.Platform, error) { return e.Worker(ctx, p) })
+	if err != nil || len(keys) == 0 {
+		return err
+	}
 	out, discard, err := trees.incoming()
 	if err != nil {
 		return err
@@ -180,6 +163,48 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 		}
 	}
 	return nil
+}
+
+// jobs fills r.Builds and makes a job of every build whose tree is not there. It
+// returns the keys of those, by build.
+func (p *Project) jobs(ctx context.Context, r *Result, staged source.Resolved, found bases, trees store,
+	worker func(ocispecs.Platform) (ocispecs.Platform, error),
+) (engine.Request, map[string]string, error) {
+	req := engine.Request{Locals: map[string]string{}}
+	keys := map[string]string{}
+	r.Builds = nil
+	for i := range r.Plan.Builds {
+		b := &r.Plan.Builds[i]
+		builder := r.Plan.Builder(b.Builder)
+		on, err := worker(ociPlatform(b.Platform))
+		if err != nil {
+			return req, nil, err
+		}
+		root, err := found.root(ctx, builder, on)
+		if err != nil {
+			return req, nil, err
+		}
+		in := recipe.Input{
+			Plan: r.Plan, Root: root.Root, Source: "source-" + staged.Digest[:16], Worker: on, OwnArchives: root.own, Proxy: proxy(),
+		}
+		in.Mirror, in.Security = archives(builder.Manager)
+		def, err := recipe.Build(ctx, in, b)
+		if err != nil {
+			return req, nil, err
+		}
+		key := trees.key(def)
+		r.Builds = append(r.Builds, Built{Build: *b, Tree: trees.tree(key), Reused: trees.has(key)})
+		if trees.has(key) {
+			continue
+		}
+		keys[b.ID] = key
+		req.Jobs = append(req.Jobs, engine.Job{ID: b.ID, Platform: ociPlatform(b.Platform), Definition: def})
+		req.Locals[in.Source] = staged.Dir
+		if root.dir != "" {
+			req.Locals[root.Local] = root.dir
+		}
+	}
+	return req, keys, nil
 }
 
 // explain adds to a failed step the end of what it printed, and where all of it is.
@@ -228,10 +253,15 @@ func libraries(b plan.Build) []string {
 	return append([]string{"libc.so.6", filepath.Base(plan.Loader(b.Libc, b.Platform))}, b.Libraries...)
 }
 
-// workerPlatform is what builders run as: the machine's own architecture, under
-// Linux wherever the engine is.
-func workerPlatform() ocispecs.Platform {
+// hostPlatform is what an engine on this machine runs: under Linux, wherever the
+// engine is.
+func hostPlatform() ocispecs.Platform {
 	return ocispecs.Platform{OS: "linux", Architecture: runtime.GOARCH}
+}
+
+// elsewhere tells whether an engine may be on another machine.
+func elsewhere(spec string) bool {
+	return strings.ContainsAny(spec, ":=") || os.Getenv("BUILDKIT_HOST") != "" || os.Getenv("DOCKER_HOST") != ""
 }
 
 func ociPlatform(name string) ocispecs.Platform {

@@ -75,8 +75,13 @@ func (p *Project) boot(ctx context.Context, o Options, r *Result) error {
 	}
 	outcomes, err := smoke.Run(ctx, e, boots)
 	for i, out := range outcomes {
+		at := ociPlatform(r.Images[i].Platform)
+		native, err := e.Worker(ctx, at)
+		if err != nil {
+			return err
+		}
 		how := "native"
-		if r.Images[i].Platform != workerPlatform().OS+"/"+workerPlatform().Architecture {
+		if native.Architecture != at.Architecture {
 			how = "qemu"
 		}
 		r.Boots = append(r.Boots, Booted{Image: r.Images[i].Name, Platform: r.Images[i].Platform, How: how, Outcome: out})
