@@ -2,8 +2,8 @@
 
 // Small Pharo VMs and their base images, for amd64 and arm64, musl and glibc.
 //
-// Every flag is also an environment variable (-source is VMBUILD_SOURCE), so
-// that several targets on one line share it. Digests go to standard output,
+// A flag counts for every target on the line, and is also an environment
+// variable: -source is VMBUILD_SOURCE. Digests go to standard output,
 // everything else to standard error.
 package main
 
@@ -52,7 +52,8 @@ func (VM) All(ctx context.Context, source, version, profile, platform, engine, p
 }
 
 // Multiarch joins what dist/ holds into one index for each image.
-func Multiarch(ctx context.Context) error {
+func Multiarch(ctx context.Context, source, version, profile, platform, engine, progress *string) error {
+	// The flags are those of the targets that build, on the same line.
 	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
 		digests, err := p.Multiarch(ctx)
 		if err != nil {
@@ -140,12 +141,21 @@ func (f flags) options(images ...string) vmbuild.Options {
 		Source: flag(f.source, "VMBUILD_SOURCE"), Version: flag(f.version, "VMBUILD_VERSION"),
 		Profile: flag(f.profile, "VMBUILD_PROFILE"), Engine: flag(f.engine, "VMBUILD_ENGINE"),
 		Progress: flag(f.progress, "VMBUILD_PROGRESS"), StandIn: os.Getenv("VMBUILD_STAND_IN") == "1",
+		Offline: os.Getenv("VMBUILD_OFFLINE") == "1",
 	}
 }
 
+// flag is a flag's value: as mage read it, else as another target on the line
+// has it, else from its environment variable.
 func flag(value *string, variable string) string {
 	if value != nil {
 		return *value
+	}
+	name := "-" + strings.ToLower(strings.TrimPrefix(variable, "VMBUILD_")) + "="
+	for _, arg := range os.Args[1:] {
+		if v, ok := strings.CutPrefix(arg, name); ok {
+			return v
+		}
 	}
 	return os.Getenv(variable)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,10 +147,21 @@ func (p *Project) resolveBase(ctx context.Context, o Options, name string, stand
 	if err != nil {
 		return nil, err
 	}
-	return base.Resolve(ctx, base.Spec{Name: name, Ref: b.Ref, Digest: b.Digest, Bootstrap: b.Bootstrap}, base.Options{
+	opt := base.Options{
 		CacheDir: p.Cache, Override: p.overrides(o)[name], Mirror: os.Getenv("VMBUILD_MIRROR"), AllowStandIn: standIn,
 		Log: func(line string) { p.logf("%s", line) },
-	})
+	}
+	if o.Offline {
+		opt.Transport = offline{}
+	}
+	return base.Resolve(ctx, base.Spec{Name: name, Ref: b.Ref, Digest: b.Digest, Bootstrap: b.Bootstrap}, opt)
+}
+
+// offline answers for every registry, at once.
+type offline struct{}
+
+func (offline) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("not asked, since VMBUILD_OFFLINE is set")
 }
 
 // brief is the part of an error that fits into a sentence.

@@ -86,7 +86,7 @@ type Options struct {
 	// StandIn allows bases made from Debian packages where neither the pinned
 	// one nor an override can be had; what was made so says so.
 	StandIn bool
-	Offline bool // ask no registry
+	Offline bool // no registry is asked, as if none were in reach
 }
 
 func (o Options) withDefaults() Options {

@@ -12,3 +12,5 @@ func endWithParent(cmd *exec.Cmd) {
 func newSession(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 }
+
+func mountBinfmt(dir string) error { return syscall.Mount("binfmt_misc", dir, "binfmt_misc", 0, "") }
