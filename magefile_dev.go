@@ -13,6 +13,8 @@ import (
 
 	"github.com/magefile/mage/mg"
 	"github.com/magefile/mage/sh"
+
+	"pharovm/vmbuild"
 )
 
 // testPackages are what the tests call, by the Debian package it comes from.
@@ -50,6 +52,13 @@ func Lint(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Bench measures builds and sets them beside what a Dockerfile takes (some ten minutes).
+func Bench(ctx context.Context, source, profile, engine, progress *string) error {
+	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
+		return p.Bench(ctx, flags{source: source, profile: profile, engine: engine, progress: progress}.options(), os.Stdout)
+	})
 }
 
 // install gets the programs that tests call where it can: as root, with apt.

@@ -189,7 +189,12 @@ func (b bases) root(ctx context.Context, builder *plan.Builder, worker ocispecs.
 	if r.Ref != "" {
 		return root{Root: recipe.Root{Image: r.Ref}}, nil
 	}
-	fs, err := r.Rootfs(ctx, v1.Platform{OS: worker.OS, Architecture: worker.Architecture})
+	return tarball(ctx, r, v1.Platform{OS: worker.OS, Architecture: worker.Architecture})
+}
+
+// tarball is a base as a root file system on this machine.
+func tarball(ctx context.Context, r *base.Resolved, platform v1.Platform) (root, error) {
+	fs, err := r.Rootfs(ctx, platform)
 	if err != nil {
 		return root{}, err
 	}

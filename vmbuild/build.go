@@ -186,6 +186,7 @@ func (p *Project) jobs(ctx context.Context, r *Result, staged source.Resolved, f
 		}
 		in := recipe.Input{
 			Plan: r.Plan, Root: root.Root, Source: "source-" + staged.Digest[:16], Worker: on, OwnArchives: root.own, Proxy: proxy(),
+			Salt: p.salt,
 		}
 		in.Mirror, in.Security = archives(builder.Manager)
 		def, err := recipe.Build(ctx, in, b)

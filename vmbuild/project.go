@@ -33,6 +33,8 @@ type Project struct {
 	Dist    string // what a run leaves for the user
 	Catalog *catalog.Catalog
 	Log     io.Writer // lines for people
+
+	salt string // see recipe.Input.Salt
 }
 
 // Open reads the catalogue in dir, or in VMBUILD_DIR, or in the current folder,

@@ -56,7 +56,10 @@ func Load(fsys fs.FS) (*Catalog, error) {
 	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 		errs = append(errs, c.checkProfile(c.Profiles[name]))
 	}
-	return c, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // each calls load for every definition in dir: NAME.yaml, but not the files
@@ -71,9 +74,10 @@ func each(fsys fs.FS, dir string, load func(file string) error) error {
 	}
 	var errs []error
 	for _, file := range files {
-		if strings.Count(path.Base(file), ".") == 1 {
-			errs = append(errs, load(file))
+		if strings.HasSuffix(file, ".plugins.yaml") || strings.HasSuffix(file, ".lock.yaml") {
+			continue
 		}
+		errs = append(errs, load(file))
 	}
 	return errors.Join(errs...)
 }
@@ -81,7 +85,11 @@ func each(fsys fs.FS, dir string, load func(file string) error) error {
 // named checks that a definition's name is its file's.
 func named(file string, name Text) error {
 	if want := strings.TrimSuffix(path.Base(file), ".yaml"); name.Value != want {
-		return &Error{file, max(name.Line, 1), fmt.Sprintf("the name is %q but the file is called %s.yaml: make them the same", name.Value, want)}
+		return &Error{file, max(name.Line, 1), fmt.Sprintf("the name is %q but the file is called %s: make them the same", name.Value, path.Base(file))}
+	}
+	// Names become parts of file names, image names and tags.
+	if strings.Trim(name.Value, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" || strings.Trim(name.Value[:1], ".-_") == "" {
+		return &Error{file, name.Line, fmt.Sprintf("the name %q cannot be part of an image's name: use a-z, 0-9, and . - _ after the first", name.Value)}
 	}
 	return nil
 }

@@ -7,9 +7,9 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 
 	units "github.com/docker/go-units"
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Image is a base image to publish: a VM on a base, for every platform.
@@ -43,10 +43,14 @@ type Budget struct {
 type Size int64
 
 // UnmarshalYAML reads "750 kB".
-func (s *Size) UnmarshalYAML(data []byte) error {
-	n, err := units.FromHumanSize(strings.Trim(strings.TrimSpace(string(data)), `"'`))
+func (s *Size) UnmarshalYAML(node ast.Node) error {
+	var text Text
+	if err := text.UnmarshalYAML(node); err != nil {
+		return err
+	}
+	n, err := units.FromHumanSize(text.Value)
 	if err != nil {
-		return fmt.Errorf("a size like \"750 kB\" or \"1.1 MB\" is wanted: %w", err)
+		return &Error{Line: text.Line, Msg: fmt.Sprintf("%q is no size: write it like 750 kB or 1.1 MB", text.Value)}
 	}
 	*s = Size(n)
 	return nil
@@ -81,36 +85,46 @@ type Sysroot struct {
 
 // Base is a published image that others build on, pinned by digest.
 type Base struct {
-	Ref       string `yaml:"ref"`       // docker.io/library/alpine:3.22
-	Digest    string `yaml:"digest"`    // of the multi-platform index
-	Bootstrap string `yaml:"bootstrap"` // how to make one where no registry is in reach: a Debian release name, or empty
+	Ref       string // docker.io/library/alpine:3.22
+	Digest    string // of the multi-platform index
+	Bootstrap string // how to make one where no registry is in reach: a Debian release name, or empty
 }
 
 func (c *Catalog) loadBases(fsys fs.FS) error {
 	const file = "images/images.lock.yaml"
 	var lock struct {
-		Bases map[string]*Base `yaml:"bases"`
+		Bases map[string]*struct {
+			Ref       string `yaml:"ref"`
+			Digest    Text   `yaml:"digest"`
+			Bootstrap string `yaml:"bootstrap"`
+		} `yaml:"bases"`
 	}
 	if err := decode(fsys, file, &lock); err != nil {
 		return err
 	}
-	for name, b := range lock.Bases {
-		if !strings.HasPrefix(b.Digest, "sha256:") {
-			return &Error{file, 0, fmt.Sprintf("base %s needs a digest (sha256:…)", name)}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(lock.Bases)) {
+		b := lock.Bases[name]
+		if b.Ref == "" {
+			errs = append(errs, &Error{file, b.Digest.Line, fmt.Sprintf("base %s needs a ref, such as docker.io/library/debian:12", name)})
 		}
+		if !isDigest(b.Digest.Value) {
+			errs = append(errs, &Error{file, b.Digest.Line, fmt.Sprintf("base %s: %q is no digest: write sha256: and 64 hexadecimal digits", name, b.Digest.Value)})
+		}
+		c.Bases[name] = &Base{b.Ref, b.Digest.Value, b.Bootstrap}
 	}
-	c.Bases = lock.Bases
-	return nil
+	return errors.Join(errs...)
 }
 
 func (c *Catalog) loadBuilder(fsys fs.FS, file string) error {
-	b := &Builder{file: file}
+	b := &Builder{}
 	if err := decode(fsys, file, b); err != nil {
 		return err
 	}
+	b.file = file
 	err := errors.Join(named(file, b.Name), oneOf(file, "manager", b.Manager, "apk", "apt"),
 		oneOf(file, "base", b.Base, slices.Collect(maps.Keys(c.Bases))...))
-	for libc := range b.Sysroots {
+	for _, libc := range slices.Sorted(maps.Keys(b.Sysroots)) {
 		err = errors.Join(err, oneOf(file, "sysroot", Text{libc, 0}, Libcs...))
 	}
 	c.Builders[b.Name.Value] = b
@@ -118,10 +132,11 @@ func (c *Catalog) loadBuilder(fsys fs.FS, file string) error {
 }
 
 func (c *Catalog) loadImage(fsys fs.FS, file string) error {
-	i := &Image{file: file}
+	i := &Image{}
 	if err := decode(fsys, file, i); err != nil {
 		return err
 	}
+	i.file = file
 	if err := named(file, i.Name); err != nil {
 		return err
 	}
@@ -139,7 +154,7 @@ func (c *Catalog) checkImage(i *Image) error {
 		errs = append(errs, oneOf(i.file, "base", i.Base, slices.Collect(maps.Keys(c.Bases))...))
 	}
 	if len(i.Libc) == 0 {
-		errs = append(errs, &Error{i.file, 0, "name at least one libc"})
+		errs = append(errs, &Error{i.file, 0, "name at least one libc: " + Suggest("", Libcs)})
 	}
 	for _, l := range i.Libc {
 		errs = append(errs, oneOf(i.file, "libc", l, Libcs...))
@@ -148,11 +163,11 @@ func (c *Catalog) checkImage(i *Image) error {
 		errs = append(errs, oneOf(i.file, "runtime", r, "libc", "tls"))
 	}
 	for _, p := range Platforms {
-		if _, ok := i.Budget[p]; !ok {
-			errs = append(errs, &Error{i.file, 0, "no budget for " + p})
+		if b := i.Budget[p]; b.Unpacked <= 0 || b.Compressed <= 0 {
+			errs = append(errs, &Error{i.file, 0, fmt.Sprintf("no budget for %s: write one, such as {unpacked: 1.1 MB, compressed: 0.75 MB}", p)})
 		}
 	}
-	for p := range i.Budget {
+	for _, p := range slices.Sorted(maps.Keys(i.Budget)) {
 		errs = append(errs, oneOf(i.file, "platform", Text{p, 0}, Platforms...))
 	}
 	return errors.Join(errs...)

@@ -42,10 +42,11 @@ type Decision struct {
 func (p *Profile) File() string { return p.file }
 
 func (c *Catalog) loadProfile(fsys fs.FS, file string) error {
-	p := &Profile{file: file}
+	p := &Profile{}
 	if err := decode(fsys, file, p); err != nil {
 		return err
 	}
+	p.file = file // after decoding: a file that says nothing empties the value
 	if err := errors.Join(named(file, p.Name), p.check()); err != nil {
 		return err
 	}
@@ -65,14 +66,18 @@ func (c *Catalog) Profile(name string) (*Profile, error) {
 			strings.Join(slices.Sorted(maps.Keys(c.Profiles)), ", "))
 	}
 	file := filepath.ToSlash(name)
-	p := &Profile{file: file}
+	p := &Profile{}
 	if err := decodeBytes(file, data, p); err != nil {
 		return nil, err
 	}
+	p.file = file
 	if err := errors.Join(named(file, p.Name), p.check()); err != nil {
 		return nil, err
 	}
-	return p, c.checkProfile(p)
+	if err := c.checkProfile(p); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *Profile) check() error {
@@ -146,8 +151,8 @@ func (c *Catalog) chain(p *Profile) ([]*Profile, error) {
 // source has, sorted by name.
 //
 // Within one profile a plugin's own name beats its groups', and leaving a group
-// out beats keeping another; a profile's rules beat those of the one it
-// extends. It is an error to leave out what a kept plugin needs, and to keep by
+// out beats keeping another; a profile's rules and default beat those of the
+// one it extends, and any rule beats any default. It is an error to leave out what a kept plugin needs, and to keep by
 // name a plugin that the source does not have or that cannot be built.
 func (c *Catalog) Decide(p *Profile, s *Source) ([]Decision, error) {
 	chain, err := c.chain(p)
@@ -165,8 +170,9 @@ func (c *Catalog) Decide(p *Profile, s *Source) ([]Decision, error) {
 			for _, d := range decided {
 				d.Keep, d.From, d.Why = p.Default.Value == "keep", p.file, "default of profile "+p.Name.Value
 			}
-			clear(byName)
 		}
+	}
+	for _, p := range chain {
 		// Weakest first: kept groups, groups left out, then single plugins.
 		apply := func(rules []*Rule, keep, single bool) {
 			for _, r := range rules {

@@ -80,9 +80,14 @@ func (p *Patch) For(v string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("choosing patches for version %q: %w", v, err)
 	}
-	// A constraint without a pre-release never matches a pre-release version in
-	// go-version; a patch for 12.x is meant for 12.0.5-beta as well.
-	return p.constraint.Check(parsed.Core()), nil
+	// In go-version a constraint without a pre-release never matches a version
+	// with one, but a patch for 12.x is meant for 12.0.5-beta as well.
+	return !slices.ContainsFunc(p.constraint, func(c *version.Constraint) bool {
+		if c.Prerelease() {
+			return !c.Check(parsed)
+		}
+		return !c.Check(parsed.Core())
+	}), nil
 }
 
 func (c *Catalog) loadSource(fsys fs.FS, file string) error {
@@ -109,12 +114,16 @@ func (s *Source) loadLock(fsys fs.FS, file string) error {
 		return err
 	}
 	s.Default, s.Versions = lock.Default, lock.Versions
-	for name, v := range s.Versions {
+	for _, name := range slices.Sorted(maps.Keys(s.Versions)) {
+		v := s.Versions[name]
 		if _, err := version.NewVersion(name); err != nil {
 			return &Error{file, 0, fmt.Sprintf("version %q cannot be ordered: %v", name, err)}
 		}
-		if s.Git != "" && (len(v.Commit) != 40 || len(v.Tree) != 40) {
-			return &Error{file, 0, fmt.Sprintf("version %s needs the full commit and tree id, 40 characters each", name)}
+		if s.Git != "" && (!isHex(v.Commit, 40) || !isHex(v.Tree, 40)) {
+			return &Error{file, 0, fmt.Sprintf("version %s needs the full commit and tree id, 40 hexadecimal digits each", name)}
+		}
+		if v.ArchiveSHA256 != "" && !isHex(v.ArchiveSHA256, 64) {
+			return &Error{file, 0, fmt.Sprintf("version %s: archive-sha256 is 64 hexadecimal digits, or absent", name)}
 		}
 	}
 	if _, ok := s.Versions[s.Default.Value]; !ok {
@@ -147,12 +156,15 @@ func (s *Source) loadPlugins(fsys fs.FS, file string) error {
 			}
 		}
 		for _, n := range p.Needs {
-			if _, ok := s.Plugins[n]; !ok {
+			need, ok := s.Plugins[n]
+			if !ok {
 				errs = append(errs, &Error{file, p.Kind.Line, fmt.Sprintf("%s needs %q, which is not known: %s", name, n, Suggest(n, s.PluginNames()))})
+			} else if need.Broken != "" && p.Broken == "" {
+				errs = append(errs, &Error{file, p.Kind.Line, fmt.Sprintf("%s needs %s, which is broken: mark it broken too", name, n)})
 			}
 		}
 	}
-	for g := range s.Groups {
+	for _, g := range slices.Sorted(maps.Keys(s.Groups)) {
 		if _, ok := s.Plugins[g]; ok {
 			errs = append(errs, &Error{file, 0, fmt.Sprintf("%q is the name of a group and of a plugin: rename the group", g)})
 		}
@@ -165,8 +177,12 @@ func (s *Source) loadPatches(fsys fs.FS, dir string) error {
 		Patches []*Patch `yaml:"patches"`
 	}
 	file := path.Join(dir, "series.yaml")
-	if _, err := fs.Stat(fsys, file); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	files, err := fs.Glob(fsys, path.Join(dir, "*.patch"))
+	if err != nil {
+		return err
+	}
+	if _, err := fs.Stat(fsys, file); errors.Is(err, fs.ErrNotExist) && len(files) == 0 {
+		return nil // a source may build as it is
 	}
 	if err := decode(fsys, file, &series); err != nil {
 		return err
@@ -177,10 +193,12 @@ func (s *Source) loadPatches(fsys fs.FS, dir string) error {
 			return &Error{file, p.Versions.Line, fmt.Sprintf("patch file %q must be a name in %s", p.File, dir)}
 		}
 		p.path = path.Join(dir, p.File)
+		if listed[p.path] {
+			return &Error{file, p.Versions.Line, fmt.Sprintf("patch %s is listed twice: list it once", p.File)}
+		}
 		if _, err := fs.Stat(fsys, p.path); err != nil {
 			return &Error{file, p.Versions.Line, fmt.Sprintf("patch %s is listed but not in %s", p.File, dir)}
 		}
-		var err error
 		if p.constraint, err = version.NewConstraint(p.Versions.Value); err != nil {
 			return &Error{file, p.Versions.Line, fmt.Sprintf("%s: %v: write it like \">= 20210325, < 20220601\"", p.File, err)}
 		}
@@ -189,7 +207,6 @@ func (s *Source) loadPatches(fsys fs.FS, dir string) error {
 		}
 		listed[p.path] = true
 	}
-	files, _ := fs.Glob(fsys, path.Join(dir, "*.patch"))
 	for _, f := range files {
 		if !listed[f] {
 			return &Error{file, 0, fmt.Sprintf("%s lies beside this file but is not listed in it: list it or delete it", path.Base(f))}

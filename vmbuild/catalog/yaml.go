@@ -45,16 +45,13 @@ func (t *Text) UnmarshalYAML(node ast.Node) error {
 	case ast.ScalarNode:
 		t.Value = n.GetToken().Value
 	default:
-		return fmt.Errorf("line %d: a single word or text is wanted here, not a %s", t.Line, strings.ToLower(node.Type().String()))
+		return &Error{Line: t.Line, Msg: "a single word or text is wanted here, not a " + strings.ToLower(node.Type().String())}
 	}
 	return nil
 }
 
-// MarshalYAML writes the value alone.
-func (t Text) MarshalYAML() (any, error) { return t.Value, nil }
-
-// MarshalJSON writes the value alone.
-func (t Text) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, "%q", t.Value), nil }
+// MarshalText writes the value alone, in JSON as elsewhere.
+func (t Text) MarshalText() ([]byte, error) { return []byte(t.Value), nil }
 
 func (t Text) String() string { return t.Value }
 
@@ -68,10 +65,23 @@ func decode(fsys fs.FS, file string, into any) error {
 	return decodeBytes(file, data, into)
 }
 
-func decodeBytes(file string, data []byte, into any) error {
-	err := yaml.UnmarshalWithOptions(data, into, yaml.DisallowUnknownField())
+func decodeBytes(file string, data []byte, into any) (err error) {
+	// The decoder has faults that odd files reach; a user's file must not end the program.
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = &Error{File: file, Msg: "this YAML cannot be read: write it as plainly as the files beside it"}
+		}
+	}()
+	if err := checkKeys(file, data, into); err != nil {
+		return err
+	}
+	err = yaml.UnmarshalWithOptions(data, into, yaml.DisallowUnknownField())
 	if err == nil {
 		return nil
+	}
+	var own *Error
+	if errors.As(err, &own) {
+		return &Error{file, own.Line, own.Msg}
 	}
 	var at yaml.Error
 	if errors.As(err, &at) && at.GetToken() != nil {
@@ -93,7 +103,7 @@ func Suggest(name string, known []string) string {
 	best, score := "", 0.0
 	for _, k := range known {
 		s := levenshtein.Match(strings.ToLower(name), strings.ToLower(k), nil)
-		if strings.HasPrefix(strings.ToLower(k), strings.ToLower(name)) {
+		if name != "" && strings.HasPrefix(strings.ToLower(k), strings.ToLower(name)) {
 			s = max(s, 0.8)
 		}
 		if s > score {
@@ -112,9 +122,21 @@ func Suggest(name string, known []string) string {
 	}
 }
 
+func isHex(s string, digits int) bool {
+	return len(s) == digits && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func isDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && isHex(hex, 64)
+}
+
 func oneOf(file, what string, t Text, allowed ...string) error {
 	if slices.Contains(allowed, t.Value) {
 		return nil
+	}
+	if t.Value == "" {
+		return &Error{file, t.Line, fmt.Sprintf("%s is missing: %s", what, Suggest("", allowed))}
 	}
 	return &Error{file, t.Line, fmt.Sprintf("%s %q is not known: %s", what, t.Value, Suggest(t.Value, allowed))}
 }

@@ -168,9 +168,10 @@ func New(c *catalog.Catalog, r Request, f Facts) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Source: f.Source, Profile: profile.Name.Value, Plugins: decisions, Patches: patches}
+	p := &Plan{Source: f.Source, Profile: profile.Name.Value, Plugins: decisions, Patches: slices.Concat([]*catalog.Patch{}, patches)}
 	p.Source.Name, p.Source.Title, p.Source.License = src.Name.Value, src.Title, src.License
 
+	var chosen choices
 	for _, img := range images {
 		b, why, err := builderFor(c, img, f)
 		if err != nil {
@@ -180,12 +181,15 @@ func New(c *catalog.Catalog, r Request, f Facts) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := p.addBuilder(c, b, why, f); err != nil {
-			return nil, err
-		}
+		p.addBuilder(c, b, f)
+		chosen.add(b.Name.Value, why, img.Name.Value)
 		index := Index{Name: img.Name.Value}
 		for _, platform := range platforms {
 			build := p.addBuild(src, b, libc, platform)
+			if build.Builder != b.Name.Value {
+				return nil, fmt.Errorf("image %s wants its %s VM from the builder %s, but another image has it from %s, and images of one libc share the VM: give both the same builder, or ask for one of them alone",
+					img.Name, libc, b.Name, build.Builder)
+			}
 			if m := img.UPX.Value; m != "none" && !slices.Contains(build.Pack, m) {
 				build.Pack = append(build.Pack, m)
 				slices.Sort(build.Pack)
@@ -195,6 +199,9 @@ func New(c *catalog.Catalog, r Request, f Facts) (*Plan, error) {
 			index.Images = append(index.Images, i.ID)
 		}
 		p.Indexes = append(p.Indexes, index)
+	}
+	for i := range p.Builders {
+		p.Builders[i].Why = chosen.why(p.Builders[i].Name)
 	}
 	for i := range p.Builds {
 		p.Builds[i].Steps = p.steps(&p.Builds[i])
@@ -209,7 +216,7 @@ func SortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 // Platforms checks platform names and puts them in order, without doubles.
 func Platforms(names []string) ([]string, error) {
 	if len(names) == 0 {
-		return catalog.Platforms, nil
+		return slices.Clone(catalog.Platforms), nil
 	}
 	for _, n := range names {
 		if !slices.Contains(catalog.Platforms, n) {
@@ -242,16 +249,64 @@ func imagesOf(c *catalog.Catalog, names []string) ([]*catalog.Image, error) {
 	return out, nil
 }
 
-func builderFor(c *catalog.Catalog, img *catalog.Image, f Facts) (*catalog.Builder, string, error) {
+// builderFor is the builder of an image and, when that is the stand-in, what it
+// stands in for and why.
+func builderFor(c *catalog.Catalog, img *catalog.Image, f Facts) (b *catalog.Builder, why reason, err error) {
 	first := c.Builders[img.Builder.Value]
 	missing, gone := f.Missing[first.Base.Value]
 	if !gone {
-		return first, "first choice of image " + img.Name.Value, nil
+		return first, reason{}, nil
 	}
+	const remedy = "reach a registry or name another base, as `mage doctor` says"
 	if img.StandIn.Value == "" {
-		return nil, "", fmt.Errorf("image %s: its builder %s cannot be had and nothing stands in for it: %s", img.Name, first.Name, missing)
+		return nil, reason{}, fmt.Errorf("image %s: its builder %s cannot be had and nothing stands in for it: %s: %s", img.Name, first.Name, missing, remedy)
 	}
-	return c.Builders[img.StandIn.Value], fmt.Sprintf("stands in for %s: %s", first.Name, missing), nil
+	second := c.Builders[img.StandIn.Value]
+	if also, gone := f.Missing[second.Base.Value]; gone {
+		return nil, reason{}, fmt.Errorf("image %s: neither its builder %s nor %s, which stands in for it, can be had: %s; %s: %s", img.Name, first.Name, second.Name, missing, also, remedy)
+	}
+	return second, reason{first.Name.Value, missing}, nil
+}
+
+// reason is why a builder was chosen: the zero value for a first choice.
+type reason struct{ standsInFor, missing string }
+
+// choice is a builder chosen for a reason, and the images that it was chosen for.
+type choice struct {
+	builder string
+	reason  reason
+	images  []string
+}
+
+type choices []choice
+
+func (c *choices) add(builder string, why reason, image string) {
+	for i := range *c {
+		if at := &(*c)[i]; at.builder == builder && at.reason == why {
+			at.images = append(at.images, image)
+			return
+		}
+	}
+	*c = append(*c, choice{builder, why, []string{image}})
+}
+
+// why says it in words; images are named where a builder was chosen for more
+// than one reason.
+func (c choices) why(builder string) string {
+	var first, others []string
+	for _, at := range c {
+		switch {
+		case at.builder != builder:
+		case at.reason == reason{}:
+			first = []string{"first choice of " + strings.Join(at.images, ", ")}
+		default:
+			others = append(others, fmt.Sprintf("stands in for %s (%s): %s", at.reason.standsInFor, strings.Join(at.images, ", "), at.reason.missing))
+		}
+	}
+	if len(others) == 0 {
+		return "first choice"
+	}
+	return strings.Join(append(first, others...), "; ")
 }
 
 func (f Facts) base(c *catalog.Catalog, name string) Base {
@@ -259,18 +314,12 @@ func (f Facts) base(c *catalog.Catalog, name string) Base {
 	return Base{Name: name, Ref: b.Ref, Digest: b.Digest, Use: f.Bases[name]}
 }
 
-func (p *Plan) addBuilder(c *catalog.Catalog, b *catalog.Builder, why string, f Facts) error {
-	for i := range p.Builders {
-		if p.Builders[i].Name == b.Name.Value {
-			if !strings.Contains(p.Builders[i].Why, why) {
-				p.Builders[i].Why += "; " + why
-			}
-			return nil
-		}
+func (p *Plan) addBuilder(c *catalog.Catalog, b *catalog.Builder, f Facts) {
+	if p.Builder(b.Name.Value) != nil {
+		return
 	}
-	p.Builders = append(p.Builders, Builder{Name: b.Name.Value, Why: why, Base: f.base(c, b.Base.Value), Packages: b.Packages,
+	p.Builders = append(p.Builders, Builder{Name: b.Name.Value, Base: f.base(c, b.Base.Value), Packages: b.Packages,
 		Manager: b.Manager.Value, Release: b.Release, Snapshot: b.Snapshot})
-	return nil
 }
 
 // Triple is the target name that compilers use for a libc and platform.
@@ -315,7 +364,7 @@ func (p *Plan) addBuild(src *catalog.Source, b *catalog.Builder, libc, platform 
 		ID: id, Libc: libc, Platform: platform, Triple: Triple(libc, platform), Builder: b.Name.Value,
 		Layout: src.Layout.Value, BuildType: src.BuildType, CFlags: src.CFlags, LinkFlags: src.LinkFlags, ModuleLinkFlags: src.ModuleLinkFlags,
 		Sysroot: root.Packages, Libraries: src.Libraries, GlibcCeiling: root.GlibcCeiling,
-		Runtime: map[string][]string{},
+		Runtime: map[string][]string{}, Pack: []string{},
 	}
 	expand := strings.NewReplacer("{arch}", Machine(platform), "{triple}", build.Triple, "{loader}", Loader(libc, platform))
 	for part, files := range root.Runtime {
@@ -419,10 +468,10 @@ func (p *Plan) Builder(name string) *Builder {
 
 func (p *Plan) steps(b *Build) []string {
 	steps := []string{
-		fmt.Sprintf("toolchain: %s, %d packages", b.Builder, len(p.Builder(b.Builder).Packages)),
+		fmt.Sprintf("toolchain: %s, %s", b.Builder, count(len(p.Builder(b.Builder).Packages), "package")),
 		fmt.Sprintf("sysroot %s: %s", b.Triple, strings.Join(b.Sysroot, " ")),
-		fmt.Sprintf("source %s %s, %d patches", p.Source.Name, p.Source.Version, len(p.Patches)),
-		fmt.Sprintf("configure: cmake, %d options", len(b.CMake)),
+		fmt.Sprintf("source %s %s, %s", p.Source.Name, p.Source.Version, count(len(p.Patches), "patch")),
+		fmt.Sprintf("configure: cmake, %s", count(len(b.CMake), "option")),
 		"compile: no network, ccache",
 		"strip: symbols kept beside",
 	}

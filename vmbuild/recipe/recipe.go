@@ -9,9 +9,10 @@ package recipe
 
 import (
 	"context"
-	"embed"
+	"crypto/sha256"
+	_ "embed" // scripts
+	"encoding/hex"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -21,8 +22,32 @@ import (
 	"pharovm/vmbuild/plan"
 )
 
-//go:embed scripts/*.sh
-var scripts embed.FS
+// The scripts of the steps that every builder shares.
+var (
+	//go:embed scripts/compile.sh
+	compileScript string
+	//go:embed scripts/pack.sh
+	packScript string
+	//go:embed scripts/relink.sh
+	relinkScript string
+)
+
+// The scripts of each package manager.
+var (
+	//go:embed scripts/toolchain-apt.sh
+	toolchainApt string
+	//go:embed scripts/toolchain-apk.sh
+	toolchainApk string
+	//go:embed scripts/sysroot-apt.sh
+	sysrootApt string
+	//go:embed scripts/sysroot-apk.sh
+	sysrootApk string
+
+	managers = map[string]struct{ toolchain, sysroot string }{
+		"apt": {toolchainApt, sysrootApt},
+		"apk": {toolchainApk, sysrootApk},
+	}
+)
 
 // Root is the file system that a builder starts from: a published image, or a
 // tarball in a local folder.
@@ -42,7 +67,10 @@ type Input struct {
 	Mirror, Security string
 	OwnArchives      bool
 	Worker           ocispecs.Platform // what the engine runs natively
-	Proxy            llb.ProxyEnv      // never part of a digest
+	// Salt makes every compile step a new one, with an empty ccache; only
+	// benchmarks give one.
+	Salt  string
+	Proxy llb.ProxyEnv // never part of a cache key of BuildKit's, nor of Key
 }
 
 // Build is the graph of one build: its result is the VM tree.
@@ -50,6 +78,9 @@ func Build(ctx context.Context, in Input, b *plan.Build) (*llb.Definition, error
 	builder := in.Plan.Builder(b.Builder)
 	if builder == nil {
 		return nil, fmt.Errorf("making the recipe of %s: the plan has no builder %s", b.ID, b.Builder)
+	}
+	if _, ok := managers[builder.Manager]; !ok {
+		return nil, fmt.Errorf("making the recipe of %s: no scripts for the package manager %q of the builder %s: use apk or apt", b.ID, builder.Manager, b.Builder)
 	}
 	r := maker{Input: in, build: b, builder: builder}
 	// Folders are named by the digest of what they hold, so that two runs may
@@ -60,6 +91,23 @@ func Build(ctx context.Context, in Input, b *plan.Build) (*llb.Definition, error
 		return nil, fmt.Errorf("making the recipe of %s: %w", b.ID, err)
 	}
 	return def, nil
+}
+
+// Key names the result of one build: equal keys mean equal VM trees. It is a
+// digest of the graph without the proxies, which change how packages are
+// fetched and not what they are.
+func Key(ctx context.Context, in Input, b *plan.Build) (string, error) {
+	in.Proxy = llb.ProxyEnv{}
+	def, err := Build(ctx, in, b)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, op := range def.Def {
+		fmt.Fprintf(h, "%d\n", len(op))
+		h.Write(op)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
 type maker struct {
@@ -92,15 +140,13 @@ func (m maker) root() llb.State {
 func (m maker) toolchain() llb.State {
 	mirror, security := m.archives()
 	return m.root().Run(
-		script("toolchain-"+m.manager()+".sh"),
+		script(managers[m.builder.Manager].toolchain),
 		llb.AddEnv("MIRROR", mirror), llb.AddEnv("SECURITY", security), llb.AddEnv("RELEASE", m.builder.Release),
 		llb.AddEnv("PACKAGES", strings.Join(m.builder.Packages, " ")),
 		llb.WithProxy(m.Proxy),
 		llb.WithCustomNamef("[builder %s] install %d packages", m.builder.Name, len(m.builder.Packages)),
 	).Root()
 }
-
-func (m maker) manager() string { return m.builder.Manager }
 
 // archives are where packages come from: an override, else for apt the
 // snapshot that the builder pins, else whatever the root names itself.
@@ -116,7 +162,7 @@ func (m maker) archives() (mirror, security string) {
 func (m maker) sysroot() llb.State {
 	title := llb.WithCustomNamef("[sysroot %s] %d packages", m.build.Triple, len(m.build.Sysroot))
 	return m.toolchain().Run(
-		script("sysroot-"+m.manager()+".sh", "relink.sh"),
+		script(managers[m.builder.Manager].sysroot+relinkScript),
 		llb.AddEnv("TRIPLE", m.build.Triple),
 		llb.AddEnv("PACKAGES", strings.Join(m.build.Sysroot, " ")),
 		llb.WithProxy(m.Proxy), title,
@@ -131,11 +177,11 @@ func (m maker) compile() llb.State {
 	}
 	source := llb.Local(m.Source, llb.SharedKeyHint(m.Source), llb.WithCustomName("[source] "+m.Plan.Source.Name+" "+m.Plan.Source.Version))
 	return m.toolchain().Run(
-		script("compile.sh"),
+		script(compileScript),
 		llb.AddMount("/src", source, llb.Readonly),
 		llb.AddMount("/opt/sysroot", m.sysroot(), llb.Readonly),
 		llb.AddMount("/build", llb.Scratch()),
-		llb.AddMount("/ccache", llb.Scratch(), llb.AsPersistentCacheDir("pharovm-ccache", llb.CacheMountShared)),
+		llb.AddMount("/ccache", llb.Scratch(), llb.AsPersistentCacheDir("pharovm-ccache"+m.Salt, llb.CacheMountShared)),
 		llb.AddEnv("TRIPLE", m.build.Triple),
 		llb.AddEnv("BUILD_TYPE", m.build.BuildType),
 		llb.AddEnv("OPTIONS", strings.Join(options, "\n")),
@@ -158,7 +204,7 @@ func (m maker) pack(raw llb.State) llb.State {
 	}
 	slices.Sort(runtime)
 	return m.toolchain().Run(
-		script("pack.sh"),
+		script(packScript),
 		llb.AddMount("/raw", raw, llb.Readonly),
 		llb.AddMount("/opt/sysroot", m.sysroot(), llb.Readonly),
 		llb.AddEnv("METHODS", strings.Join(m.build.Pack, " ")),
@@ -168,16 +214,5 @@ func (m maker) pack(raw llb.State) llb.State {
 	).AddMount("/out", llb.Scratch())
 }
 
-// script runs embedded scripts, one after the other, in one shell.
-func script(names ...string) llb.RunOption {
-	var text strings.Builder
-	for _, n := range names {
-		data, err := scripts.ReadFile(path.Join("scripts", n))
-		if err != nil {
-			// The names are constants of this package and the files are compiled in.
-			panic(err)
-		}
-		text.Write(data)
-	}
-	return llb.Args([]string{"/bin/sh", "-c", text.String()})
-}
+// script runs a script in one shell.
+func script(text string) llb.RunOption { return llb.Args([]string{"/bin/sh", "-c", text}) }

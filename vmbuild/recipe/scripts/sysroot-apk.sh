@@ -8,8 +8,7 @@ cpu=${TRIPLE%%-*}
 apk add --root /sysroot --arch "$cpu" --initdb --no-scripts --no-cache \
   --keys-dir "/usr/share/apk/keys/$cpu" --repositories-file /etc/apk/repositories $PACKAGES
 apk info --root /sysroot -v | sort | sed -E "s/^(.*)-([^-]+-r[0-9]+)\$/\1\t\2\t$cpu/" >/sysroot/packages.txt
-mkdir -p "/sysroot/usr/lib/gcc"
-# Alpine names its gcc folder after its own vendor; clang looks under this one as well.
-for dir in /sysroot/usr/lib/gcc/"$cpu"-alpine-linux-musl; do
-  [ ! -d "$dir" ] || ln -sfn "$cpu-alpine-linux-musl" "/sysroot/usr/lib/gcc/$cpu-unknown-linux-musl"
+# Alpine names gcc's folder after its own vendor; clang looks under these names.
+for name in "$cpu-unknown-linux-musl" "$cpu-linux-musl"; do
+  [ ! -d "/sysroot/usr/lib/gcc/$cpu-alpine-linux-musl" ] || ln -sfn "$cpu-alpine-linux-musl" "/sysroot/usr/lib/gcc/$name"
 done
