@@ -1,6 +1,7 @@
 package vmbuild
 
 import (
+	"compress/gzip"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,9 +68,36 @@ func (p *Project) report(r *Result, took time.Duration) error {
 	if err := rep.Write(p.Dist); err != nil {
 		return err
 	}
+	checks, err := p.writeGates(r)
+	if err != nil {
+		return err
+	}
 	p.logf("\n%s", rep.Table())
+	p.logf("%d gates passed, listed in %s", checks, filepath.Join(p.Dist, "gates.txt"))
 	p.logf("done in %.1f s; report in %s", took.Seconds(), filepath.Join(p.Dist, "report.md"))
 	return nil
+}
+
+// writeGates lists every check of every VM and image in dist/gates.txt.
+func (p *Project) writeGates(r *Result) (checks int, err error) {
+	var text strings.Builder
+	for _, b := range r.Builds {
+		fmt.Fprintf(&text, "%s\n%s\n", b.ID, b.Gates)
+		checks += len(b.Gates.Rows)
+	}
+	for _, m := range r.Images {
+		fmt.Fprintf(&text, "%s\n%s\n", m.ID, m.Gates)
+		checks += len(m.Gates.Rows)
+	}
+	name := filepath.Join(p.Dist, "gates.txt")
+	tmp := name + ".tmp"
+	if err := os.WriteFile(tmp, []byte(text.String()), 0o644); err != nil {
+		return checks, fmt.Errorf("writing the list of gates: %w", err)
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return checks, fmt.Errorf("writing the list of gates: %w", err)
+	}
+	return checks, nil
 }
 
 // measure reads a VM tree's sizes, in bytes.
@@ -94,6 +122,9 @@ func measure(pl *plan.Plan, b Built) (report.Build, error) {
 			return out, err
 		}
 	}
+	if out.VM.Compressed, err = gzipped(filepath.Join(b.Tree, "vm", "pharo")); err != nil {
+		return out, fmt.Errorf("measuring %s: %w", b.ID, err)
+	}
 	sizes, err := pluginSizes(b.Tree)
 	if err != nil {
 		return out, err
@@ -104,6 +135,29 @@ func measure(pl *plan.Plan, b Built) (report.Build, error) {
 		}
 	}
 	return out, nil
+}
+
+// gzipped is how many bytes of a pull a file would be if it were not packed.
+func gzipped(name string) (int64, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return 0, err
+	}
+	var n counter
+	w := gzip.NewWriter(&n)
+	if _, err := w.Write(data); err != nil {
+		return 0, err
+	}
+	err = w.Close()
+	return int64(n), err
+}
+
+// counter counts what is written to it.
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
 }
 
 // pluginSizes reads what the compile step measured: code and data of each

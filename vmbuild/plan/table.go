@@ -27,7 +27,11 @@ func (p *Plan) Table(out io.Writer) error {
 		t.row("pin", "%s", b.Base.pin())
 		t.row("packages", "%s", list(b.Packages))
 		if b.Snapshot != "" {
-			t.row("archive", "snapshot.debian.org of %s, unless VMBUILD_APT_MIRROR names another", b.Snapshot)
+			own := ""
+			if b.Base.Use != "" {
+				own = "; a base bootstrapped here keeps its own archive"
+			}
+			t.row("archive", "snapshot.debian.org of %s, unless VMBUILD_APT_MIRROR names another%s", b.Snapshot, own)
 		}
 	}
 	p.buildTable(&t)
@@ -40,7 +44,10 @@ func (p *Plan) Table(out io.Writer) error {
 func (p *Plan) sourceTable(t *table) {
 	s := p.Source
 	t.heading("source %s %s: %s", s.Name, s.Version, s.Title)
-	t.row("from", "%s (%s)", s.Origin, s.Verified)
+	t.row("from", "%s", s.Origin)
+	if s.Verified != "" {
+		t.row("verified", "%s", s.Verified)
+	}
 	if s.Commit != "" {
 		t.row("commit", "%s", s.Commit)
 	}
@@ -65,7 +72,7 @@ func (p *Plan) pluginTable(t *table) {
 }
 
 func (p *Plan) buildTable(t *table) {
-	t.heading("builds: %d, in parallel", len(p.Builds))
+	t.heading("builds: %d%s", len(p.Builds), map[bool]string{true: ", in parallel"}[len(p.Builds) > 1])
 	for _, b := range p.Builds {
 		needs := ""
 		if b.GlibcCeiling != "" {
