@@ -64,8 +64,7 @@ func (p *Project) knownBases(o Options) bases {
 func (p *Project) overrides(o Options) map[string]string {
 	out := map[string]string{}
 	for name := range p.Catalog.Bases {
-		variable := "VMBUILD_BASE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-		if v := os.Getenv(variable); v != "" {
+		if v := os.Getenv(base.Variable(name)); v != "" {
 			out[name] = v
 		}
 		if v := o.Bases[name]; v != "" {
@@ -95,7 +94,7 @@ func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (
 				return nil, b, context.Cause(ctx)
 			}
 			if err != nil {
-				b.missing[name] = brief(err)
+				b.missing[name] = brief(name, err)
 				again = true
 				continue
 			}
@@ -113,12 +112,13 @@ func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (
 		}
 		r, err := p.resolveBase(ctx, o, i.Base.Name, o.StandIn)
 		if err != nil {
-			return nil, b, fmt.Errorf("image %s: %w: name one with %s", i.Name, err,
-				"VMBUILD_BASE_"+strings.ToUpper(strings.ReplaceAll(i.Base.Name, "-", "_")))
+			return nil, b, fmt.Errorf("image %s: %w", i.Name, err)
 		}
 		b.note("image "+i.Base.Name, i.Base.Name, r)
 	}
-	p.remember(reach{Missing: b.missing, Used: b.used})
+	if !o.Offline {
+		p.remember(reach{Missing: b.missing, Used: b.used})
+	}
 	pl, err = replan(b)
 	return pl, b, err
 }
@@ -164,13 +164,10 @@ func (offline) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("not asked, since VMBUILD_OFFLINE is set")
 }
 
-// brief is the part of an error that fits into a sentence.
-func brief(err error) string {
-	text, _, _ := strings.Cut(err.Error(), "\n")
-	if i := strings.Index(text, ": make a registry reachable"); i > 0 {
-		text = text[:i]
-	}
-	return text
+// brief is what is wrong with a base as a clause that follows its name.
+func brief(name string, err error) string {
+	text, _, _ := strings.Cut(err.Error(), ": any one of these mends it")
+	return strings.TrimPrefix(text, "base "+name+": ")
 }
 
 // root is the file system a builder starts from, and the folder it lies in when

@@ -193,7 +193,10 @@ func (p *Project) jobs(ctx context.Context, r *Result, staged source.Resolved, f
 		if err != nil {
 			return req, nil, err
 		}
-		key := trees.key(def)
+		key, err := recipe.Key(ctx, in, b)
+		if err != nil {
+			return req, nil, err
+		}
 		r.Builds = append(r.Builds, Built{Build: *b, Tree: trees.tree(key), Reused: trees.has(key)})
 		if trees.has(key) {
 			continue

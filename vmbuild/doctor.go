@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/sync/errgroup"
 
+	"pharovm/vmbuild/base"
 	"pharovm/vmbuild/engine"
 )
 
@@ -79,11 +79,10 @@ func (p *Project) pinnedBases(ctx context.Context) []finding {
 	var g errgroup.Group
 	for i, name := range names {
 		g.Go(func() error {
-			variable := "VMBUILD_BASE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 			r, err := p.resolveBase(ctx, Options{}, name, false)
 			if err != nil {
-				out[i] = finding{name, false, brief(err), "images and builders on it, unless something stands in",
-					"reach its registry, or set VMBUILD_MIRROR=HOST[/PREFIX], or " + variable + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}
+				out[i] = finding{name, false, brief(name, err), "images and builders on it, unless something stands in",
+					"reach its registry, or set VMBUILD_MIRROR=HOST[/PREFIX], or " + base.Variable(name) + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}
 				return nil
 			}
 			out[i] = finding{name: name, ok: true, detail: fmt.Sprintf("%s: %s", r.How, r.Origin)}

@@ -2,29 +2,14 @@ package vmbuild
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/moby/buildkit/client/llb"
 )
 
 // store keeps VM trees by what went into them, so that a run with nothing to do
 // asks no engine.
 type store struct{ dir string }
-
-// key names a build's result: its graph, which holds every command and flag and
-// the digests of source and root.
-func (s store) key(def *llb.Definition) string {
-	h := sha256.New()
-	for _, op := range def.Def {
-		fmt.Fprintf(h, "%d\n", len(op))
-		h.Write(op)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:32]
-}
 
 func (s store) tree(key string) string { return filepath.Join(s.dir, key) }
 

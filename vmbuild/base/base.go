@@ -127,13 +127,13 @@ func resolve(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 	if err == nil || ctx.Err() != nil || errors.Is(err, errWrong) {
 		return r, err
 	}
-	opt.log("base %s: %v", spec.Name, err)
 	switch suite := strings.TrimPrefix(spec.Bootstrap, "debian:"); {
 	case suite != "":
 		boot, berr := newBootstrap(ctx, suite, opt)
 		if berr != nil {
-			return nil, fmt.Errorf("%w; bootstrapping it from Debian's packages: %w", err, berr)
+			return nil, fmt.Errorf("%w; making it from Debian's packages instead: %w", err, berr)
 		}
+		opt.log("base %s: %v; making it from Debian's packages instead", spec.Name, err)
 		return &Resolved{How: Bootstrap, from: &debian{boot, opt},
 			Origin: "bootstrapped from the packages of Debian " + suite + "; the base image is unpacked, not configured"}, nil
 	case opt.AllowStandIn:
@@ -141,12 +141,33 @@ func resolve(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 		if berr != nil {
 			return nil, fmt.Errorf("%w; making a stand-in from Debian's packages: %w", err, berr)
 		}
+		opt.log("base %s: %v; making a stand-in from Debian's packages", spec.Name, err)
 		return &Resolved{How: StandIn, from: &standIn{boot, spec, opt},
 			Origin: "a stand-in for " + spec.Ref + " made of Debian " + standInSuite + "'s musl and busybox, without TLS libraries: for trying out only"}, nil
 	}
-	return nil, fmt.Errorf("%w: make a registry reachable, name a mirror with VMBUILD_MIRROR=HOST[/PREFIX], "+
-		"give an OCI layout, a root file system tarball or another reference in its place, or accept a stand-in with VMBUILD_STAND_IN=1", err)
+	return nil, &missing{spec.Name, err}
 }
+
+// Variable is the environment variable that names another base in place of the
+// one called name.
+func Variable(name string) string {
+	return "VMBUILD_BASE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// missing is a base that cannot be had; its remedies are a part of their own,
+// for callers that have another one.
+type missing struct {
+	name string
+	err  error
+}
+
+func (m *missing) Error() string {
+	return fmt.Sprintf("%v: any one of these mends it:\n"+
+		"  reach that registry, or a mirror of docker.io: VMBUILD_MIRROR=HOST[/PREFIX]\n"+
+		"  name another base: %s=an OCI layout, a root file system tarball, or a reference\n"+
+		"  accept a stand-in, for trying out: VMBUILD_STAND_IN=1", m.err, Variable(m.name))
+}
+func (m *missing) Unwrap() error { return m.err }
 
 func (o Options) log(format string, args ...any) {
 	if o.Log != nil {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,7 +46,7 @@ func newBootstrap(ctx context.Context, suite string, opt Options) (*bootstrap, e
 		return &bootstrap{suite, opt, path}, nil
 	}
 	if _, aptErr := exec.LookPath("apt-get"); aptErr != nil {
-		return nil, fmt.Errorf("mmdebstrap is not installed, and %s has no apt-get to install it with: do this on Debian", runtime.GOOS)
+		return nil, errors.New("mmdebstrap is not installed, and there is no apt-get to install it with: do this on Debian")
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("mmdebstrap is not installed: run `sudo " + need + "`")

@@ -64,8 +64,20 @@ func pinned(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 		}
 		errs = append(errs, explain(ref, err))
 	}
-	return nil, errors.Join(errs...)
+	return nil, either(errs)
 }
+
+// either is the errors of several ways to the same thing, told on one line.
+type either []error
+
+func (e either) Error() string {
+	var texts []string
+	for _, err := range e {
+		texts = append(texts, err.Error())
+	}
+	return strings.Join(texts, "; ")
+}
+func (e either) Unwrap() []error { return e }
 
 // references are where ref at digest may be had: the mirror first.
 func references(ref, digest, mirror string) ([]name.Reference, error) {
@@ -133,22 +145,51 @@ func (o Options) dial(ctx context.Context, ref name.Reference) error {
 
 // explain says what a registry's answer means for the user.
 func explain(ref name.Reference, err error) error {
+	host := ref.Context().RegistryStr()
+	if host == name.DefaultRegistry {
+		host = "docker.io" // as people know it
+	}
 	var answer *transport.Error
 	if errors.As(err, &answer) {
 		switch answer.StatusCode {
 		case http.StatusNotFound:
-			return fmt.Errorf("registry %s does not have %s: its pin may be outdated or the mirror incomplete", ref.Context().RegistryStr(), ref.Name())
+			return fmt.Errorf("registry %s does not have %s (its pin may be outdated or the mirror incomplete)", host, ref.Name())
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return fmt.Errorf("registry %s refuses %s: run `docker login %s`: %w", ref.Context().RegistryStr(), ref.Name(), ref.Context().RegistryStr(), err)
+			return fmt.Errorf("registry %s refuses %s: run `docker login %s`: %w", host, ref.Name(), host, err)
 		}
+	}
+	// The client's wrapping repeats the address, and Go's the name server's.
+	var web *url.Error
+	if errors.As(err, &web) {
+		err = web.Err
 	}
 	var op *net.OpError
 	var dns *net.DNSError
-	if errors.As(err, &dns) || errors.As(err, &op) {
-		return fmt.Errorf("registry %s is not reachable: %w", ref.Context().RegistryStr(), err)
+	switch {
+	case errors.As(err, &dns):
+		return &unreachable{host, dns.Err, err}
+	case errors.As(err, &op):
+		var why error = op
+		if inner := (*os.SyscallError)(nil); errors.As(err, &inner) {
+			why = inner.Err
+		} else if op.Timeout() {
+			why = errors.New("no answer in time")
+		}
+		return &unreachable{host, why.Error(), err}
 	}
-	return fmt.Errorf("registry %s: %w", ref.Context().RegistryStr(), err)
+	return fmt.Errorf("registry %s: %w", host, err)
 }
+
+// unreachable is a registry that does not answer, in one clause.
+type unreachable struct {
+	host, why string
+	err       error
+}
+
+func (u *unreachable) Error() string {
+	return fmt.Sprintf("registry %s is not reachable (%s)", u.host, u.why)
+}
+func (u *unreachable) Unwrap() error { return u.err }
 
 // keep is the layout directory of one platform's image.
 func (f *fromRegistry) keep(arch string) string {
@@ -178,7 +219,7 @@ func (f *fromRegistry) image(ctx context.Context, p v1.Platform) (v1.Image, erro
 			}
 			errs = append(errs, explain(ref, err))
 		}
-		return errors.Join(errs...)
+		return either(errs)
 	})
 	if err != nil {
 		return nil, err

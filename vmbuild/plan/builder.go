@@ -48,8 +48,8 @@ func (c *choices) add(builder string, why reason, image string) {
 	*c = append(*c, choice{builder, why, []string{image}})
 }
 
-// why says it in words; images are named where a builder was chosen for more
-// than one reason.
+// why says it in words. A first choice needs none, unless the builder also stands
+// in for another.
 func (c choices) why(builder string) string {
 	var first, others []string
 	for _, at := range c {
