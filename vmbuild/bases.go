@@ -20,6 +20,7 @@ import (
 	"pharovm/vmbuild/oci"
 	"pharovm/vmbuild/plan"
 	"pharovm/vmbuild/recipe"
+	"pharovm/vmbuild/report"
 )
 
 // bases is which of the pinned images can be had, and what is used in place of
@@ -136,10 +137,7 @@ func (p *Project) remember(r reach) {
 	if err != nil || os.MkdirAll(filepath.Dir(p.reachFile()), 0o755) != nil {
 		return
 	}
-	tmp := p.reachFile() + ".tmp"
-	if os.WriteFile(tmp, append(data, '\n'), 0o644) == nil {
-		_ = os.Rename(tmp, p.reachFile())
-	}
+	_ = report.Replace(p.reachFile(), append(data, '\n'))
 }
 
 func (p *Project) resolveBase(ctx context.Context, o Options, name string, standIn bool) (*base.Resolved, error) {

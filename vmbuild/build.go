@@ -47,20 +47,20 @@ func (r *Result) Built(id string) *Built {
 }
 
 // Build does what a request comes to: VM trees, gates, images in dist/oci and in
-// the local Docker if there is one, VM archives in dist/vm, and the report. What was in dist/ before stays until the
-// new is whole.
+// the local Docker if there is one, VM archives in dist/vm, and the report. What
+// was in dist/ before stays until the new is whole.
 func (p *Project) Build(ctx context.Context, o Options) (*Result, error) {
 	started := time.Now()
 	r, err := p.build(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	return r, p.report(r, time.Since(started))
+	return r, p.report(ctx, r, time.Since(started))
 }
 
 func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 	o = o.withDefaults()
-	if err := checkProgress(o.Progress); err != nil {
+	if err := errors.Join(checkProgress(o.Progress), engine.Check(o.Engine)); err != nil {
 		return nil, err
 	}
 	at, err := p.locate(o)
@@ -83,7 +83,7 @@ func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.logf("%s %s (%s, %s), profile %s, %d patches", pl.Source.Title, pl.Source.Version, pl.Source.Origin, pl.Source.Verified, pl.Profile, len(pl.Patches))
+	p.logf("%s %s (%s, %s), profile %s, patches: %d", pl.Source.Title, pl.Source.Version, pl.Source.Origin, pl.Source.Verified, pl.Profile, len(pl.Patches))
 	for _, b := range pl.Builders {
 		p.logf("builder %s: %s", b.Name, b.Why)
 	}
@@ -98,7 +98,7 @@ func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 	if err := p.images(ctx, r, found); err != nil {
 		return nil, err
 	}
-	if err := p.archives(ctx, r); err != nil {
+	if err := p.publish(ctx, r); err != nil {
 		return nil, err
 	}
 	tags, err := p.load(ctx, o.Engine, r.Images)

@@ -32,10 +32,7 @@ type Made struct {
 	image  v1.Image
 }
 
-func (p *Project) layout() *oci.Layout { return oci.Open(filepath.Join(p.Dist, "oci")) }
-
-// images assembles every image of the plan, checks its size, and only then
-// writes it to dist/oci.
+// images assembles every image of the plan and checks its size.
 func (p *Project) images(ctx context.Context, r *Result, found bases) error {
 	created := time.Unix(r.Plan.Source.Epoch, 0).UTC()
 	// Images of one build share its TLS layer, which is most of their work.
@@ -63,19 +60,7 @@ func (p *Project) images(ctx context.Context, r *Result, found bases) error {
 			errs = append(errs, fmt.Errorf("%s is over its budget:\n%w", m.ID, err))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	l := p.layout()
-	for i := range r.Images {
-		m := &r.Images[i]
-		e, err := l.PutImage(ctx, m.Name, m.image)
-		if err != nil {
-			return err
-		}
-		m.Digest = e.Digest.String()
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, found bases, tls func() (v1.Layer, error), created time.Time) (Made, error) {
@@ -211,20 +196,4 @@ func merged(a, b map[string]string) map[string]string {
 		}
 	}
 	return out
-}
-
-// archives writes a tarball of every VM, and its symbols, to dist/vm.
-func (p *Project) archives(ctx context.Context, r *Result) error {
-	dir := filepath.Join(p.Dist, "vm")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("making the folder for VM archives: %w", err)
-	}
-	for _, b := range r.Builds {
-		name := fmt.Sprintf("pharo-vm-%s-%s-%s-%s-%s.tar.gz", r.Plan.Source.Name, r.Plan.Source.Version, r.Plan.Profile, b.Libc,
-			strings.ReplaceAll(b.Platform, "/", "-"))
-		if _, err := oci.VMTarball(ctx, b.Tree, filepath.Join(dir, name), time.Unix(r.Plan.Source.Epoch, 0).UTC()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

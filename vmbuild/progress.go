@@ -33,6 +33,8 @@ func watch(ctx context.Context, mode string, to io.Writer, log string, work func
 	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
 		return nil, fmt.Errorf("making the folder for logs: %w", err)
 	}
+	// Another run that still writes to the last log keeps it, out of sight.
+	_ = os.Remove(log)
 	file, err := os.Create(log)
 	if err != nil {
 		return nil, fmt.Errorf("making the log: %w", err)

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,7 +148,7 @@ func (p *Project) locate(o Options) (located, error) {
 // every tree of that source has.
 func (p *Project) recognize(where string) (string, error) {
 	names := plan.SortedKeys(p.Catalog.Sources)
-	if u, err := url.Parse(where); err == nil && u.Scheme != "" && u.Host != "" {
+	if source.Remote(where) {
 		return "opensmalltalk", nil
 	}
 	dir, _, _ := strings.Cut(where, "#")
@@ -158,7 +157,10 @@ func (p *Project) recognize(where string) (string, error) {
 		if !strings.ContainsAny(where, `/\.`) {
 			return "", fmt.Errorf("unknown source %q: %s, or the path of a checkout or archive, or URL#ref", where, catalog.Suggest(where, names))
 		}
-		return "", fmt.Errorf("reading the source %s: %w: name a checkout, an archive, or one of %s", where, err, strings.Join(names, ", "))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("source %s is not there: name a checkout, an archive, URL#REF, or one of %s", where, strings.Join(names, ", "))
+		}
+		return "", fmt.Errorf("reading the source %s: %w", where, err)
 	}
 	if !info.IsDir() {
 		return "opensmalltalk", nil
@@ -180,8 +182,8 @@ func (p *Project) recognize(where string) (string, error) {
 		return "opensmalltalk", nil // a bare repository: its files are checked when they are staged
 	}
 	first := p.Catalog.Sources[names[0]]
-	return "", fmt.Errorf("%s is not a VM source tree: it lacks %s, which a tree of %s has: name the folder that holds them",
-		dir, strings.Join(first.Marks, " or "), first.Name)
+	return "", fmt.Errorf("%s is not a VM source tree: a tree of %s has %s: name the folder that holds them",
+		dir, first.Name, strings.Join(first.Marks, ", "))
 }
 
 // series reads the patches that belong to a release of a source.

@@ -2,6 +2,7 @@ package vmbuild
 
 import (
 	"compress/gzip"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func (r *Result) Digests() map[string]string {
 
 // report prints what was made and writes it to dist/, beside what earlier
 // targets made and compared with the last run.
-func (p *Project) report(r *Result, took time.Duration) error {
+func (p *Project) report(ctx context.Context, r *Result, took time.Duration) error {
 	rep := &report.Report{}
 	for _, b := range r.Builds {
 		entry, err := measure(r.Plan, b)
@@ -59,16 +60,20 @@ func (p *Project) report(r *Result, took time.Duration) error {
 		}
 		rep.Boots = append(rep.Boots, entry)
 	}
-	last, err := report.Load(p.Dist)
-	if err != nil {
+	checks := 0
+	err := p.exclusively(ctx, func() error {
+		last, err := report.Load(p.Dist)
+		if err != nil {
+			return err
+		}
+		rep.Compare(last)
+		rep.Merge(last)
+		if err := rep.Write(p.Dist); err != nil {
+			return err
+		}
+		checks, err = p.writeGates(r)
 		return err
-	}
-	rep.Compare(last)
-	rep.Merge(last)
-	if err := rep.Write(p.Dist); err != nil {
-		return err
-	}
-	checks, err := p.writeGates(r)
+	})
 	if err != nil {
 		return err
 	}
@@ -89,12 +94,7 @@ func (p *Project) writeGates(r *Result) (checks int, err error) {
 		fmt.Fprintf(&text, "%s\n%s\n", m.ID, m.Gates)
 		checks += len(m.Gates.Rows)
 	}
-	name := filepath.Join(p.Dist, "gates.txt")
-	tmp := name + ".tmp"
-	if err := os.WriteFile(tmp, []byte(text.String()), 0o644); err != nil {
-		return checks, fmt.Errorf("writing the list of gates: %w", err)
-	}
-	if err := os.Rename(tmp, name); err != nil {
+	if err := report.Replace(filepath.Join(p.Dist, "gates.txt"), []byte(text.String())); err != nil {
 		return checks, fmt.Errorf("writing the list of gates: %w", err)
 	}
 	return checks, nil

@@ -49,6 +49,12 @@ func badSpec(text, why string) error {
 	return fmt.Errorf("engine %q: %s; %s", redact(text), why, specForms)
 }
 
+// Check tells whether a specification can be read, without opening anything.
+func Check(spec string) error {
+	_, err := parseSpec(spec)
+	return err
+}
+
 func parseSpec(text string) (spec, error) {
 	text = strings.TrimSpace(text)
 	s := spec{text: redact(text)}

@@ -157,39 +157,45 @@ func (l *Layout) writeIndex(ctx context.Context, idx v1.ImageIndex) error {
 // images read from this layout are still in use.
 func (l *Layout) GC(ctx context.Context) (freed int64, err error) {
 	err = l.locked(ctx, func() error {
-		m, err := l.manifest()
-		if err != nil {
-			return err
-		}
-		used := map[string]bool{}
-		for _, d := range m.Manifests {
-			if err := l.mark(used, d); err != nil {
-				return err
-			}
-		}
-		for _, pattern := range []string{filepath.Join(l.dir, "blobs", "sha256", "*"), filepath.Join(l.dir, ".tmp-*")} {
-			names, err := filepath.Glob(pattern)
-			if err != nil {
-				return err
-			}
-			for _, name := range names {
-				if used[filepath.Base(name)] {
-					continue
-				}
-				info, err := os.Stat(name)
-				if err != nil {
-					return err
-				}
-				if err := os.Remove(name); err != nil {
-					return err
-				}
-				freed += info.Size()
-			}
-		}
-		return ctx.Err()
+		freed, err = l.collect()
+		return err
 	})
 	if err != nil {
 		return freed, fmt.Errorf("cleaning %s: %w", l.dir, err)
+	}
+	return freed, nil
+}
+
+// collect is GC for who holds the lock.
+func (l *Layout) collect() (freed int64, err error) {
+	m, err := l.manifest()
+	if err != nil {
+		return 0, err
+	}
+	used := map[string]bool{}
+	for _, d := range m.Manifests {
+		if err := l.mark(used, d); err != nil {
+			return 0, err
+		}
+	}
+	for _, pattern := range []string{filepath.Join(l.dir, "blobs", "sha256", "*"), filepath.Join(l.dir, ".tmp-*")} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			return freed, err
+		}
+		for _, name := range names {
+			if used[filepath.Base(name)] {
+				continue
+			}
+			info, err := os.Stat(name)
+			if err != nil {
+				return freed, err
+			}
+			if err := os.Remove(name); err != nil {
+				return freed, err
+			}
+			freed += info.Size()
+		}
 	}
 	return freed, nil
 }

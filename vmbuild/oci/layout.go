@@ -58,48 +58,94 @@ func RefName(name string, p v1.Platform) string { return name + "-" + p.OS + "-"
 // PutImage writes img as the image called name for its platform, in place of
 // the one there was.
 func (l *Layout) PutImage(ctx context.Context, name string, img v1.Image) (Entry, error) {
-	p, err := imagePlatform(img)
+	entries, err := l.PutImages(ctx, []Named{{name, img}})
 	if err != nil {
 		return Entry{}, err
 	}
-	e := Entry{Ref: RefName(name, *p), Name: name, Platform: p}
-	return l.put(ctx, e, img, func() error { return l.writeImage(ctx, img) })
+	return entries[0], nil
+}
+
+// Named is an image and what it is called, without its platform.
+type Named struct {
+	Name  string
+	Image v1.Image
+}
+
+// PutImages writes images, each in place of the one of its name and platform,
+// and returns their entries in the same order. All of them are in or none.
+func (l *Layout) PutImages(ctx context.Context, images []Named) ([]Entry, error) {
+	entries := make([]Entry, len(images))
+	objects := make([]object, len(images))
+	for i, n := range images {
+		p, err := imagePlatform(n.Image)
+		if err != nil {
+			return nil, err
+		}
+		entries[i] = Entry{Ref: RefName(n.Name, *p), Name: n.Name, Platform: p}
+		objects[i] = object{&entries[i], n.Image, func() error { return l.writeImage(ctx, n.Image) }}
+	}
+	return entries, l.put(ctx, objects...)
 }
 
 // PutIndex writes idx, and every image in it that is not there yet, as the
 // index called name, in place of the one there was.
 func (l *Layout) PutIndex(ctx context.Context, name string, idx v1.ImageIndex) (Entry, error) {
 	e := Entry{Ref: name, Name: name, Index: true}
-	return l.put(ctx, e, idx, func() error { return l.writeIndex(ctx, idx) })
+	return e, l.put(ctx, object{&e, idx, func() error { return l.writeIndex(ctx, idx) }})
 }
 
-func (l *Layout) put(ctx context.Context, e Entry, obj partial.Describable, write func() error) (Entry, error) {
+// object is something to write: its entry, which put completes, and how.
+type object struct {
+	entry *Entry
+	desc  partial.Describable
+	write func() error
+}
+
+func (l *Layout) put(ctx context.Context, objects ...object) error {
 	err := l.locked(ctx, func() error {
-		if err := write(); err != nil {
+		err := l.write(ctx, objects)
+		if err != nil {
+			// Blobs that nothing refers to would only take room.
+			_, _ = l.collect()
+		}
+		return err
+	})
+	if err != nil {
+		what := fmt.Sprintf("%d images", len(objects))
+		if len(objects) == 1 {
+			what = objects[0].entry.Ref
+		}
+		return fmt.Errorf("writing %s into %s: %w", what, l.dir, err)
+	}
+	return nil
+}
+
+func (l *Layout) write(ctx context.Context, objects []object) error {
+	for _, o := range objects {
+		if err := o.write(); err != nil {
 			return err
 		}
-		desc, err := partial.Descriptor(obj)
+	}
+	m, err := l.manifest()
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		desc, err := partial.Descriptor(o.desc)
 		if err != nil {
 			return err
 		}
+		e := o.entry
 		desc.Platform = e.Platform
 		desc.Annotations = map[string]string{RefNameAnnotation: e.Ref, NameAnnotation: e.Name}
 		e.Digest, e.Size = desc.Digest, desc.Size
-		m, err := l.manifest()
-		if err != nil {
-			return err
-		}
 		m.Manifests = slices.DeleteFunc(m.Manifests, func(d v1.Descriptor) bool { return d.Annotations[RefNameAnnotation] == e.Ref })
 		m.Manifests = append(m.Manifests, *desc)
-		slices.SortFunc(m.Manifests, func(a, b v1.Descriptor) int {
-			return strings.Compare(a.Annotations[RefNameAnnotation], b.Annotations[RefNameAnnotation])
-		})
-		return l.commit(ctx, m)
-	})
-	if err != nil {
-		return Entry{}, fmt.Errorf("writing %s into %s: %w", e.Ref, l.dir, err)
 	}
-	return e, nil
+	slices.SortFunc(m.Manifests, func(a, b v1.Descriptor) int {
+		return strings.Compare(a.Annotations[RefNameAnnotation], b.Annotations[RefNameAnnotation])
+	})
+	return l.commit(ctx, m)
 }
 
 // Join makes one index of the images called name, one per platform, and writes

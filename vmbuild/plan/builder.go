@@ -21,7 +21,8 @@ func builderFor(c *catalog.Catalog, img *catalog.Image, f Facts) (b *catalog.Bui
 	}
 	second := c.Builders[img.StandIn.Value]
 	if also, gone := f.Missing[second.Base.Value]; gone {
-		return nil, reason{}, fmt.Errorf("image %s: neither its builder %s nor %s, which stands in for it, can be had: %s; %s: %s", img.Name, first.Name, second.Name, missing, also, remedy)
+		return nil, reason{}, fmt.Errorf("image %s: neither its builder %s nor %s, which stands in for it, can be had: %s: %s; %s: %s: %s",
+			img.Name, first.Name, second.Name, first.Base, missing, second.Base, also, remedy)
 	}
 	return second, reason{first.Name.Value, missing}, nil
 }

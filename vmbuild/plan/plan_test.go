@@ -335,7 +335,7 @@ func TestNewMistakes(t *testing.T) {
 		{name: "no stand-in", request: Request{Images: []string{"debian"}}, facts: missing("debian"),
 			want: "image debian: its builder debian cannot be had and nothing stands in for it: debian is far away" + remedy},
 		{name: "stand-in without a base", request: Request{Images: []string{"scratch"}}, facts: missing("alpine", "debian"),
-			want: "image scratch: neither its builder alpine nor debian, which stands in for it, can be had: alpine is far away; debian is far away" + remedy},
+			want: "image scratch: neither its builder alpine nor debian, which stands in for it, can be had: alpine: alpine is far away; debian: debian is far away" + remedy},
 		{name: "two builders for one libc", request: Request{Images: []string{"alpine", "scratch"}}, change: twoBuilders,
 			want: "image scratch wants its musl VM from the builder debian, but another image has it from alpine, and images of one libc share the VM: give both the same builder, or ask for one of them alone"},
 	} {

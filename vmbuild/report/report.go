@@ -192,14 +192,15 @@ func (r *Report) Write(dir string) error {
 		name string
 		data []byte
 	}{{"report.md", []byte(r.Markdown())}, {"report.svg", r.SVG()}, {"report.json", data}} {
-		if err := replace(filepath.Join(dir, f.name), f.data); err != nil {
+		if err := Replace(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("writing the report: %w", err)
 		}
 	}
 	return nil
 }
 
-func replace(name string, data []byte) error {
+// Replace writes a file beside name and renames it there when it is whole.
+func Replace(name string, data []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
 	if err != nil {
 		return err

@@ -261,7 +261,7 @@ func readTar(ctx context.Context, f io.ReadSeeker) ([]member, error) {
 	var in io.Reader = f
 	magic := make([]byte, 2)
 	if _, err := io.ReadFull(f, magic); err != nil {
-		return nil, fmt.Errorf("is empty or cut short: %w", err)
+		return nil, fmt.Errorf("is empty or cut short (%w): fetch it again", err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ func readTar(ctx context.Context, f io.ReadSeeker) ([]member, error) {
 	if magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(f)
 		if err != nil {
-			return nil, err
+			return nil, damaged(err)
 		}
 		defer z.Close()
 		in = z
@@ -285,7 +285,7 @@ func readTar(ctx context.Context, f io.ReadSeeker) ([]member, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err != nil:
-			return nil, fmt.Errorf("cannot be read: %w: fetch it again", err)
+			return nil, damaged(err)
 		case h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == tar.TypeDir && h.Name == "./":
 			continue
 		}
@@ -305,13 +305,17 @@ func readTar(ctx context.Context, f io.ReadSeeker) ([]member, error) {
 			}
 			m.mode = regular(h.Mode&0o100 != 0)
 			if m.data, err = io.ReadAll(r); err != nil {
-				return nil, fmt.Errorf("member %s cannot be read: %w: fetch it again", name, err)
+				return nil, fmt.Errorf("at %s it %w", name, damaged(err))
 			}
 		default:
 			return nil, fmt.Errorf("member %s is neither a file, a directory nor a symbolic link", name)
 		}
 		members = append(members, m)
 	}
+}
+
+func damaged(err error) error {
+	return fmt.Errorf("cannot be read, it is cut short, damaged or no archive (%w): fetch it again", err)
 }
 
 func readZip(ctx context.Context, f *os.File) ([]member, error) {
@@ -321,7 +325,7 @@ func readZip(ctx context.Context, f *os.File) ([]member, error) {
 	}
 	z, err := zip.NewReader(f, info.Size())
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
-		return nil, err
+		return nil, damaged(err)
 	}
 	var members []member
 	var total uint64
@@ -341,12 +345,12 @@ func readZip(ctx context.Context, f *os.File) ([]member, error) {
 		}
 		in, err := e.Open()
 		if err != nil {
-			return nil, fmt.Errorf("member %s: %w", name, err)
+			return nil, fmt.Errorf("at %s it %w", name, damaged(err))
 		}
 		data, err := io.ReadAll(io.LimitReader(in, int64(e.UncompressedSize64)+1))
 		in.Close()
 		if err != nil {
-			return nil, fmt.Errorf("member %s cannot be read: %w: fetch it again", name, err)
+			return nil, fmt.Errorf("at %s it %w", name, damaged(err))
 		}
 		m := member{name, regular(e.Mode()&0o100 != 0), data}
 		switch {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -112,6 +113,9 @@ func attempt(ctx context.Context, client *http.Client, to *os.File, url string, 
 		req.Header.Set("If-Range", *etag)
 	}
 	resp, err := client.Do(req)
+	if web := (*neturl.Error)(nil); errors.As(err, &web) {
+		err = web.Err // the caller names the address
+	}
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
 		return permanent{err}
 	}

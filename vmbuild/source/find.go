@@ -26,6 +26,10 @@ var (
 	sha1RE    = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
+// Remote tells whether where is fetched from another machine: a URL, or
+// USER@HOST:PATH as ssh has it.
+func Remote(where string) bool { return remoteRE.MatchString(where) }
+
 // find says what where is. Unless network is true, nothing is contacted.
 func find(ctx context.Context, where string, spec Spec, opt Options, network bool) (*origin, error) {
 	switch {
@@ -38,7 +42,7 @@ func find(ctx context.Context, where string, spec Spec, opt Options, network boo
 		return o, err
 	case where == "":
 		return pinned(spec, opt)
-	case remoteRE.MatchString(where):
+	case Remote(where):
 		return remote(ctx, where, spec, opt, network)
 	}
 	dir, ref := where, ""

@@ -82,7 +82,10 @@ func runGit(cmd *exec.Cmd) ([]byte, error) {
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, lastLines(stderr.String(), 4))
+		if said := lastLines(stderr.String(), 4); said != "" {
+			return nil, fmt.Errorf("git: %s", strings.TrimPrefix(said, "fatal: "))
+		}
+		return nil, fmt.Errorf("git: %w", err)
 	}
 	return out.Bytes(), nil
 }
