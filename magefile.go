@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/magefile/mage/mg"
 
@@ -179,12 +180,27 @@ func build(ctx context.Context, f flags, images ...string) error {
 func run(ctx context.Context, target func(context.Context, *vmbuild.Project) error) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ended, stopEnded := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stopEnded()
+	interrupted := func() error {
+		code := 130
+		if ended.Err() != nil {
+			code = 143
+		}
+		return mg.Fatal(code, "interrupted: nothing half-done was left behind")
+	}
+	// Mage waits for 5 seconds, and then ends with another exit code.
+	defer context.AfterFunc(ctx, func() {
+		time.Sleep(4500 * time.Millisecond)
+		fmt.Fprintln(os.Stderr, "Error:", interrupted())
+		os.Exit(mg.ExitStatus(interrupted()))
+	})()
 	p, err := vmbuild.Open("", os.Stderr)
 	if err == nil {
 		err = target(ctx, p)
 	}
 	if err != nil && (ctx.Err() != nil || errors.Is(err, context.Canceled)) {
-		return mg.Fatal(130, "interrupted: nothing half-done was left behind")
+		return interrupted()
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 
 	"pharovm/vmbuild/base"
 	"pharovm/vmbuild/catalog"
+	"pharovm/vmbuild/engine"
 	"pharovm/vmbuild/oci"
 	"pharovm/vmbuild/plan"
 	"pharovm/vmbuild/recipe"
@@ -197,6 +198,20 @@ func tarball(ctx context.Context, r *base.Resolved, platform v1.Platform) (root,
 		Root: recipe.Root{Local: "root-" + fs.SHA256[:16], File: filepath.Base(fs.Path)},
 		dir:  filepath.Dir(fs.Path), own: r.How == base.Bootstrap,
 	}, nil
+}
+
+// blame adds to an engine's failure to get a builder's base which that is.
+func (b bases) blame(pl *plan.Plan, err error) error {
+	var step *engine.StepError
+	if !errors.As(err, &step) {
+		return err
+	}
+	for _, builder := range pl.Builders {
+		if root := b.found["builder "+builder.Base.Name]; root != nil && root.Ref != "" && step.Step == recipe.RootStep(&builder) {
+			return fmt.Errorf("%w\nthis builder stands on %s: name another base with %s", err, root.Ref, base.Variable(builder.Base.Name))
+		}
+	}
+	return err
 }
 
 // baseImage is an image to put layers on, and what its manifest says of it.

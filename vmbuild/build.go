@@ -122,7 +122,7 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 			return err
 		}
 		if len(keys) == 0 {
-			p.logf("nothing to compile: all %d VMs are there from an earlier run", len(r.Builds))
+			p.logf("nothing to compile: every VM is there from an earlier run")
 			return nil
 		}
 	}
@@ -147,7 +147,7 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 		return e.Solve(ctx, req, out, status)
 	})
 	if err != nil {
-		return explain(ctx, err, log)
+		return explain(ctx, found.blame(r.Plan, err), log)
 	}
 	for id, key := range keys {
 		if err := trees.keep(ctx, filepath.Join(out, id), key); err != nil {
@@ -217,14 +217,13 @@ func explain(ctx context.Context, err error, log string) error {
 		return context.Cause(ctx)
 	}
 	var step *engine.StepError
-	if !errors.As(err, &step) {
-		return fmt.Errorf("%w\nthe whole log is in %s", err, log)
+	if errors.As(err, &step) {
+		if said := strings.TrimRight(step.Log, "\n"); said != "" {
+			lines := strings.Split(said, "\n")
+			err = fmt.Errorf("%w\n  │ %s", err, strings.Join(lines[max(0, len(lines)-30):], "\n  │ "))
+		}
 	}
-	lines := strings.Split(strings.TrimRight(step.Log, "\n"), "\n")
-	if len(lines) > 30 {
-		lines = lines[len(lines)-30:]
-	}
-	return fmt.Errorf("%w\n  │ %s\nthe whole log is in %s", err, strings.Join(lines, "\n  │ "), log)
+	return fmt.Errorf("%w\nthe whole log is in %s", err, log)
 }
 
 // gates checks every tree; a plan's builds are all checked before the first
@@ -265,6 +264,12 @@ func hostPlatform() ocispecs.Platform {
 
 // elsewhere tells whether an engine may be on another machine.
 func elsewhere(spec string) bool {
+	switch spec {
+	case "private":
+		return false
+	case "docker":
+		return os.Getenv("DOCKER_HOST") != ""
+	}
 	return strings.ContainsAny(spec, ":=") || os.Getenv("BUILDKIT_HOST") != "" || os.Getenv("DOCKER_HOST") != ""
 }
 

@@ -53,7 +53,9 @@ func (p *Project) Demo(ctx context.Context, o Options) (map[string]string, error
 
 // boot starts every image of r with the sample image file.
 func (p *Project) boot(ctx context.Context, o Options, r *Result) error {
-	e, err := p.engine(ctx, o)
+	opt := p.engineOptions()
+	opt.Emulate = true
+	e, err := engine.Open(ctx, o.Engine, opt)
 	if err != nil {
 		return err
 	}
@@ -73,6 +75,7 @@ func (p *Project) boot(ctx context.Context, o Options, r *Result) error {
 			Args: []string{"sample.image"}, Want: "sample image ran",
 		})
 	}
+	p.logf("booting %d images on engine %s", len(boots), e.Name())
 	outcomes, err := smoke.Run(ctx, e, boots)
 	for i, out := range outcomes {
 		at := ociPlatform(r.Images[i].Platform)

@@ -21,7 +21,7 @@ func (p *Project) layout() *oci.Layout { return oci.Open(filepath.Join(p.Dist, "
 // every VM and its symbols into dist/vm. All of it is written beside first, so
 // that a full disk or an interruption leaves what was there.
 func (p *Project) publish(ctx context.Context, r *Result) error {
-	err := p.exclusively(ctx, func() error {
+	return p.exclusively(ctx, func() error {
 		dir := filepath.Join(p.Dist, "vm")
 		beside, err := besides(dir)
 		if err != nil {
@@ -56,10 +56,6 @@ func (p *Project) publish(ctx context.Context, r *Result) error {
 		}
 		return nil
 	})
-	if errors.Is(err, syscall.ENOSPC) {
-		return fmt.Errorf("%w: free some room, or name a folder on a larger disk with VMBUILD_DIST; what was in %s before is as it was", err, p.Dist)
-	}
-	return err
 }
 
 // besides makes a folder in dir for what is not whole yet, and removes those
@@ -93,5 +89,10 @@ func (p *Project) exclusively(ctx context.Context, do func() error) error {
 		return fmt.Errorf("waiting for another run to finish writing into %s: %w", p.Dist, err)
 	}
 	defer lock.Unlock()
-	return do()
+	err := do()
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("writing into %s: %w: free some room, or name a folder on a larger disk with VMBUILD_DIST; images and archives that were there are as they were",
+			p.Dist, syscall.ENOSPC)
+	}
+	return err
 }

@@ -100,6 +100,9 @@ func (r *Resolved) wrap(ctx context.Context, p v1.Platform, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if errors.Is(err, errWrong) {
+		return fmt.Errorf("base %s for %s: %w: use another registry or mirror, or name another base with %s", r.Name, p.String(), err, Variable(r.Name))
+	}
 	if err != nil {
 		return fmt.Errorf("base %s for %s: %w", r.Name, p.String(), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ import (
 
 // errWrong marks answers that contradict the pin: no other way is tried then.
 var errWrong = errors.New("not what is pinned")
+
+var digestRE = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 
 // fromRegistry has images by digest, fetched once per platform.
 type fromRegistry struct {
@@ -249,7 +252,7 @@ func pull(ref name.Reference, p v1.Platform, opts []remote.Option) (v1.Image, er
 	if err != nil {
 		// remote checks what it gets against the digest asked for, and says so only in words.
 		if strings.Contains(err.Error(), "does not match requested digest") {
-			return nil, fmt.Errorf("%w: %s answers with other content: %w", errWrong, ref.Name(), err)
+			return nil, fmt.Errorf("%w: %s answers with %s", errWrong, ref.Name(), digestRE.FindString(err.Error()))
 		}
 		return nil, err
 	}

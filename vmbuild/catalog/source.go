@@ -15,24 +15,25 @@ import (
 // Source is a VM code base that can be built: where it comes from, how its
 // build is driven, and which plugins it has.
 type Source struct {
-	Name            Text              `yaml:"name"`
-	Title           string            `yaml:"title"`
-	Homepage        string            `yaml:"homepage"`
-	License         string            `yaml:"license"` // SPDX expression
-	Layout          Text              `yaml:"layout"`  // which build contract the tree follows: minheadless
-	Runs            string            `yaml:"runs"`    // which Pharo versions, for people
-	ImageFormats    []int             `yaml:"image-formats"`
-	Git             string            `yaml:"git"`     // URL; empty for a source inside this project
-	Archive         string            `yaml:"archive"` // URL with {commit}
-	Local           string            `yaml:"local"`   // folder in this project, for a source that is ours
-	Marks           []string          `yaml:"marks"`   // files that any tree of this source has
-	Paths           []string          `yaml:"paths"`   // what of the tree the build reads
-	BuildType       string            `yaml:"build-type"`
-	CMake           map[string]string `yaml:"cmake"`
-	CFlags          []string          `yaml:"c-flags"`
-	LinkFlags       []string          `yaml:"link-flags"`
-	ModuleLinkFlags []string          `yaml:"module-link-flags"` // of external plugins
-	Libraries       []string          `yaml:"libraries"`         // what the executable may need beside libc, by soname
+	Name            Text                `yaml:"name"`
+	Title           string              `yaml:"title"`
+	Homepage        string              `yaml:"homepage"`
+	License         string              `yaml:"license"` // SPDX expression
+	Layout          Text                `yaml:"layout"`  // which build contract the tree follows: minheadless
+	Runs            string              `yaml:"runs"`    // which Pharo versions, for people
+	ImageFormats    []int               `yaml:"image-formats"`
+	Git             string              `yaml:"git"`     // URL; empty for a source inside this project
+	Archive         string              `yaml:"archive"` // URL with {commit}
+	Local           string              `yaml:"local"`   // folder in this project, for a source that is ours
+	Marks           []string            `yaml:"marks"`   // files that any tree of this source has
+	Paths           []string            `yaml:"paths"`   // what of the tree the build reads
+	BuildType       string              `yaml:"build-type"`
+	CMake           map[string]string   `yaml:"cmake"`
+	CFlags          []string            `yaml:"c-flags"`
+	LibcFlags       map[string][]string `yaml:"libc-flags"` // more of them, by libc
+	LinkFlags       []string            `yaml:"link-flags"`
+	ModuleLinkFlags []string            `yaml:"module-link-flags"` // of external plugins
+	Libraries       []string            `yaml:"libraries"`         // what the executable may need beside libc, by soname
 
 	Default  Text                `yaml:"-"`
 	Versions map[string]*Version `yaml:"-"`
@@ -101,6 +102,9 @@ func (c *Catalog) loadSource(fsys fs.FS, file string) error {
 	stem := strings.TrimSuffix(file, ".yaml")
 	err := errors.Join(s.loadLock(fsys, stem+".lock.yaml"), s.loadPlugins(fsys, stem+".plugins.yaml"),
 		s.loadPatches(fsys, path.Join("patches", s.Name.Value)))
+	for libc := range s.LibcFlags {
+		err = errors.Join(err, oneOf(file, "libc", Text{Value: libc}, Libcs...))
+	}
 	c.Sources[s.Name.Value] = s
 	return err
 }

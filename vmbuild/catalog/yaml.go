@@ -103,7 +103,8 @@ func Suggest(name string, known []string) string {
 	best, score := "", 0.0
 	for _, k := range known {
 		s := levenshtein.Match(strings.ToLower(name), strings.ToLower(k), nil)
-		if name != "" && strings.HasPrefix(strings.ToLower(k), strings.ToLower(name)) {
+		part := strings.Contains(strings.ToLower(k), strings.ToLower(name))
+		if part && (len(name) > 2 || name != "" && strings.HasPrefix(strings.ToLower(k), strings.ToLower(name))) {
 			s = max(s, 0.8)
 		}
 		if s > score {

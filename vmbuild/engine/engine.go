@@ -93,6 +93,9 @@ type Options struct {
 	// Install allows the private engine to apt-get install what it lacks,
 	// when it runs as root on Debian. It prints the command first.
 	Install bool
+	// Emulate asks for an engine that runs programs of every architecture; for
+	// the private one qemu is then among what it needs.
+	Emulate bool
 	// Log receives lines for people: which engine, what is compiled or
 	// installed. Nil discards them.
 	Log io.Writer

@@ -51,8 +51,15 @@ func (e *StepError) Unwrap() error { return e.Err }
 // help nobody.
 func rootMessage(err error) string {
 	text := err.Error()
-	for _, prefix := range []string{"failed to solve: ", "failed to run Build function: ", "failed to solve: ", "failed to compute cache key: "} {
+	for _, prefix := range []string{"failed to solve: ", "failed to run Build function: ", "failed to solve: ", "failed to compute cache key: ", "failed to load cache key: "} {
 		text = strings.TrimPrefix(text, prefix)
+	}
+	if _, plain, ok := strings.Cut(text, "Unavailable desc = "); ok {
+		return plain
+	}
+	_, plain, ok := strings.Cut(text, "Unavailable: ")
+	if ok {
+		return plain
 	}
 	return text
 }
@@ -93,8 +100,8 @@ func (t *tracker) explain(ctx context.Context, engine, job string, lost bool, lo
 		return fmt.Errorf("build stopped: %w", context.Cause(ctx))
 	}
 	if lost {
-		return fmt.Errorf("engine %s stopped answering during the build: %s%s: start the same command again, finished steps are kept; `mage doctor` shows which engines answer: %w",
-			engine, rootMessage(err), logHint, ErrLost)
+		return &lostError{fmt.Sprintf("engine %s stopped answering during the build: %s%s: start the same command again, finished steps are kept; `mage doctor` shows which engines answer",
+			engine, rootMessage(err), logHint)}
 	}
 	step := &StepError{Engine: engine, Jobs: []string{job}, Err: err}
 	if v := (*errdefs.VertexError)(nil); errors.As(err, &v) {
@@ -130,6 +137,11 @@ func hasVertex(def *pb.Definition, v digest.Digest) bool {
 	}
 	return false
 }
+
+type lostError struct{ text string }
+
+func (e *lostError) Error() string { return e.text }
+func (e *lostError) Unwrap() error { return ErrLost }
 
 // ErrLost is wrapped by the error of a build whose engine went away.
 var ErrLost = errors.New("engine lost")

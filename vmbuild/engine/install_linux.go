@@ -26,7 +26,7 @@ func (h home) check(ctx context.Context, opt Options) error {
 	if err := os.MkdirAll(h.dir, 0o700); err != nil {
 		return fmt.Errorf("making its folder: %w", err)
 	}
-	missing := missingPackages()
+	missing := missingPackages(opt)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -40,7 +40,7 @@ func (h home) check(ctx context.Context, opt Options) error {
 	if err := aptInstall(ctx, opt, missing); err != nil {
 		return err
 	}
-	if missing = missingPackages(); len(missing) > 0 {
+	if missing = missingPackages(opt); len(missing) > 0 {
 		return fmt.Errorf("it still lacks %s after `%s`", strings.Join(missing, ", "), install)
 	}
 	return nil
@@ -55,9 +55,19 @@ func aptCommand(packages ...string) string {
 	return command
 }
 
+// machines are the architectures we build for, and what qemu calls them.
+var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+
 // missingPackages names the Debian packages whose programs are not there.
-func missingPackages() []string {
+func missingPackages(opt Options) []string {
 	needs := [][2]string{{"runc", "runc"}, {"flock", "util-linux"}}
+	if opt.Emulate {
+		for goarch, arch := range machines {
+			if goarch != runtime.GOARCH {
+				needs = append(needs, [2]string{"qemu-" + arch + "-static", "qemu-user-static"})
+			}
+		}
+	}
 	if os.Geteuid() != 0 {
 		needs = append(needs, [2]string{"rootlesskit", "rootlesskit"}, [2]string{"newuidmap", "uidmap"})
 	}

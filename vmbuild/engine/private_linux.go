@@ -56,6 +56,10 @@ func openPrivate(ctx context.Context, opt Options, why string) (_ Engine, err er
 		return nil, fmt.Errorf("private engine: waiting for another start: %w", err)
 	}
 	defer start.Unlock()
+	// Not only at a start: qemu may have been installed since.
+	if err := h.emulators(); err != nil {
+		return nil, fmt.Errorf("private engine: %w", err)
+	}
 	users := flock.New(h.path("users.lock"))
 	if _, err := users.TryRLockContext(ctx, lockRetry); err != nil {
 		return nil, fmt.Errorf("private engine: waiting for the last one to stop: %w", err)
@@ -182,9 +186,6 @@ func (h home) start(ctx context.Context, program string) (*client.Client, error)
 			return nil, err
 		}
 	}
-	if err := h.emulators(); err != nil {
-		return nil, err
-	}
 	env := append(os.Environ(), "PATH="+h.path("bin")+":"+searchPath(), "TMPDIR="+h.path("tmp"))
 	args := []string{
 		program, h.rootFlag(), "--addr=unix://" + h.sock(),
@@ -270,15 +271,22 @@ func (h home) watch() error {
 // emulators lets buildkitd run programs of the other architecture where the
 // kernel is not told how: it looks for buildkit-qemu-ARCH on its PATH.
 func (h home) emulators() error {
-	for _, arch := range []string{"aarch64", "x86_64"} {
-		link := h.path("bin/buildkit-qemu-" + arch)
+	if err := os.MkdirAll(h.path("bin"), 0o700); err != nil {
+		return err
+	}
+	for _, arch := range machines {
+		link, qemu := h.path("bin/buildkit-qemu-"+arch), lookPath("qemu-"+arch+"-static")
+		if to, err := os.Readlink(link); err == nil && to == qemu {
+			continue
+		}
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if qemu := lookPath("qemu-" + arch + "-static"); qemu != "" {
-			if err := os.Symlink(qemu, link); err != nil {
-				return err
-			}
+		if qemu == "" {
+			continue
+		}
+		if err := os.Symlink(qemu, link); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -287,9 +295,9 @@ func (h home) emulators() error {
 // emulated are the platforms that emulators makes runnable.
 func (h home) emulated() []string {
 	var out []string
-	for platform, arch := range map[string]string{"linux/arm64": "aarch64", "linux/amd64": "x86_64"} {
+	for goarch, arch := range machines {
 		if _, err := os.Stat(h.path("bin/buildkit-qemu-" + arch)); err == nil {
-			out = append(out, platform)
+			out = append(out, "linux/"+goarch)
 		}
 	}
 	slices.Sort(out)

@@ -16,7 +16,7 @@ func probePrivate(opt Options) []Finding {
 	if pids := h.daemons(); len(pids) > 0 {
 		private.Detail = "running"
 	}
-	if missing := missingPackages(); len(missing) > 0 {
+	if missing := missingPackages(opt); len(missing) > 0 {
 		private = Finding{
 			Name: "private", Detail: "cannot start, lacks " + strings.Join(missing, ", "),
 			Remedy: aptCommand(missing...),

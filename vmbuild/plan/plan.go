@@ -294,7 +294,7 @@ func (p *Plan) addBuild(src *catalog.Source, b *catalog.Builder, libc, platform 
 	root := b.Sysroots[libc]
 	build := Build{
 		ID: id, Libc: libc, Platform: platform, Triple: Triple(libc, platform), Builder: b.Name.Value,
-		Layout: src.Layout.Value, BuildType: src.BuildType, CFlags: src.CFlags, LinkFlags: src.LinkFlags, ModuleLinkFlags: src.ModuleLinkFlags,
+		Layout: src.Layout.Value, BuildType: src.BuildType, CFlags: slices.Concat(src.CFlags, src.LibcFlags[libc]), LinkFlags: src.LinkFlags, ModuleLinkFlags: src.ModuleLinkFlags,
 		Sysroot: root.Packages, Libraries: src.Libraries, GlibcCeiling: root.GlibcCeiling,
 		Runtime: map[string][]string{}, Pack: []string{},
 	}

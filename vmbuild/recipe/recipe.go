@@ -119,13 +119,16 @@ type maker struct {
 // StepPrefix begins the progress names of the steps that are a build's own.
 func StepPrefix(b *plan.Build) string { return "[" + b.Libc + " " + b.Platform + "] " }
 
+// RootStep is the progress name of the step that gets a builder's base.
+func RootStep(b *plan.Builder) string { return "[builder " + b.Name + "] root" }
+
 func (m maker) name(step string) llb.ConstraintsOpt {
 	return llb.WithCustomName(StepPrefix(m.build) + step)
 }
 
 // root is the builder's file system before anything is installed.
 func (m maker) root() llb.State {
-	title := llb.WithCustomName("[builder " + m.builder.Name + "] root")
+	title := llb.WithCustomName(RootStep(m.builder))
 	if m.Root.Image != "" {
 		return llb.Image(m.Root.Image, llb.Platform(m.Worker), title)
 	}

@@ -110,7 +110,8 @@ func (r *Report) Compare(last *Report) {
 	}
 	for i := range r.Images {
 		m := &r.Images[i]
-		if j := slices.IndexFunc(last.Images, func(o Image) bool { return o.key() == m.key() }); j >= 0 {
+		// The same image with another VM is no earlier state of this one.
+		if j := slices.IndexFunc(last.Images, func(o Image) bool { return o.key() == m.key() && o.Build == m.Build }); j >= 0 {
 			old := last.Images[j].Own
 			m.Change = &Size{m.Own.Unpacked - old.Unpacked, m.Own.Compressed - old.Compressed}
 		}
@@ -118,14 +119,24 @@ func (r *Report) Compare(last *Report) {
 }
 
 // Merge takes over from last what this run did not make anew, so that the
-// report covers everything in dist/ and not only the last target's part.
+// report covers everything in dist/ and not only the last target's part. VMs
+// that no image holds any more, and boots of images made anew, are left out.
 func (r *Report) Merge(last *Report) {
 	if last == nil {
 		return
 	}
-	r.Builds = missing(r.Builds, last.Builds, func(b Build) string { return b.ID })
+	anew := slices.Clone(r.Images)
 	r.Images = missing(r.Images, last.Images, Image.key)
-	r.Boots = missing(r.Boots, last.Boots, Boot.key)
+	for _, b := range missing(r.Builds, last.Builds, func(b Build) string { return b.ID })[len(r.Builds):] {
+		if slices.ContainsFunc(r.Images, func(i Image) bool { return i.Build == b.ID }) {
+			r.Builds = append(r.Builds, b)
+		}
+	}
+	for _, b := range missing(r.Boots, last.Boots, Boot.key)[len(r.Boots):] {
+		if !slices.ContainsFunc(anew, func(i Image) bool { return i.Name == b.Name && i.Platform == b.Platform }) {
+			r.Boots = append(r.Boots, b)
+		}
+	}
 }
 
 func missing[T any](now, last []T, key func(T) string) []T {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -83,6 +85,7 @@ text{font:13px system-ui,"Segoe UI","DejaVu Sans",sans-serif;fill:#6a737d}
 @media (prefers-color-scheme:dark){text{fill:#c9d1d9}.pull{fill:#58a6ff}.disk{fill:#58a6ff}.today{fill:#c99a6b}}
 </style>`)
 	p(`<text x="16" y="30" class="h">Pharo base images: size of a pull and on disk</text>`)
+	p(`<text x="%d" y="30" class="s e">%s</text>`, oursEnd, html.EscapeString(shorten(r.subject(), 64)))
 	p(`<rect x="16" y="46" width="12" height="12" class="pull"/><text x="34" y="56" class="s">pull, compressed</text>`)
 	p(`<rect x="152" y="46" width="12" height="12" class="disk"/><text x="170" y="56" class="s">on disk, unpacked</text>`)
 	p(`<rect x="294" y="46" width="12" height="12" class="today"/><text x="312" y="56" class="s">today's images, on disk</text>`)
@@ -105,6 +108,17 @@ text{font:13px system-ui,"Segoe UI","DejaVu Sans",sans-serif;fill:#6a737d}
 	}
 	p(`</svg>`)
 	return b.Bytes()
+}
+
+// subject says what VMs the report is about.
+func (r *Report) subject() string {
+	var out []string
+	for _, b := range r.Builds {
+		if s := b.Source + " " + b.Version + ", profile " + b.Profile; !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 func (b bar) draw(p func(string, ...any), y int) {

@@ -118,7 +118,7 @@ func pinned(spec Spec, opt Options) (*origin, error) {
 				c, verified, err := readArchive(ctx, file, spec)
 				if err == nil && strings.HasPrefix(verified, "not verified") {
 					os.Remove(file)
-					err = fmt.Errorf("archive %s: wrong checksum: %s", spec.ArchiveURL, strings.TrimPrefix(verified, "not verified: "))
+					err = fmt.Errorf("archive %s: wrong checksum: %s: try again, or give a checkout or archive of that commit: -source=DIR|ARCHIVE", spec.ArchiveURL, strings.TrimPrefix(verified, "not verified: "))
 				}
 				id.Verified = verified
 				return c, err

@@ -119,7 +119,11 @@ func (r *repo) find(ctx context.Context, ref string, spec Spec) (*origin, error)
 	}
 	o := &origin{key: "commit:" + commit}
 	day := time.Unix(epoch, 0).UTC().Format("20060102")
-	o.Identity = Identity{Version: day + "-" + commit[:8], Release: day, Commit: commit, Epoch: epoch,
+	release := day
+	if spec.Commit == "" {
+		release = spec.Version // its versions are no commits, and so not called after their days
+	}
+	o.Identity = Identity{Version: release + "-" + commit[:8], Release: release, Commit: commit, Epoch: epoch,
 		Origin: "a checkout of commit " + commit, Verified: "not verified: commit " + commit[:12] + " is not a pinned one"}
 	if commit == spec.Commit {
 		if tree != spec.Tree && spec.Tree != "" {
