@@ -26,6 +26,9 @@ type Image struct {
 	UPX         Text              `yaml:"upx"`     // none, best or lzma
 	Env         map[string]string `yaml:"env"`
 	Budget      map[string]Budget `yaml:"budget"` // by platform
+	// BudgetFor are the profiles that the budget binds; others are as large as
+	// what they keep.
+	BudgetFor []Text `yaml:"budget-for"`
 
 	file string
 }
@@ -166,6 +169,9 @@ func (c *Catalog) checkImage(i *Image) error {
 		if b := i.Budget[p]; b.Unpacked <= 0 || b.Compressed <= 0 {
 			errs = append(errs, &Error{i.file, 0, fmt.Sprintf("no budget for %s: write one, such as {unpacked: 1.1 MB, compressed: 0.75 MB}", p)})
 		}
+	}
+	for _, p := range i.BudgetFor {
+		errs = append(errs, oneOf(i.file, "budget-for", p, slices.Collect(maps.Keys(c.Profiles))...))
 	}
 	for _, p := range slices.Sorted(maps.Keys(i.Budget)) {
 		errs = append(errs, oneOf(i.file, "platform", Text{p, 0}, Platforms...))

@@ -322,7 +322,10 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 	i := Image{
 		ID: img.Name.Value + "-" + slug(b.Platform), Name: img.Name.Value, Title: img.Title, Platform: b.Platform, Build: b.ID,
 		UPX: img.UPX.Value, User: User, Entrypoint: []string{VMDir + "/pharo"}, WorkingDir: WorkingDir, Env: img.Env,
-		Budget: img.Budget[b.Platform], TLS: img.TLS,
+		TLS: img.TLS,
+	}
+	if slices.ContainsFunc(img.BudgetFor, func(t catalog.Text) bool { return t.Value == p.Profile }) {
+		i.Budget = img.Budget[b.Platform]
 	}
 	for _, r := range img.Runtime {
 		i.Runtime = append(i.Runtime, r.Value)

@@ -151,6 +151,9 @@ func (i Image) facts(p *Plan) []string {
 		facts = append(facts, "env", name+"="+i.Env[name])
 	}
 	budget := fmt.Sprintf("at most %s unpacked, %s compressed above its base", size(int64(i.Budget.Unpacked)), size(int64(i.Budget.Compressed)))
+	if i.Budget == (catalog.Budget{}) {
+		budget = "none for profile " + p.Profile
+	}
 	if i.Budget.TLS > 0 {
 		budget += fmt.Sprintf("; its TLS layer %s", size(int64(i.Budget.TLS)))
 	}
