@@ -55,7 +55,7 @@ func (p *Project) Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, p.report(ctx, r, time.Since(started))
+	return r, p.report(r, time.Since(started))
 }
 
 func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
@@ -222,6 +222,9 @@ func explain(ctx context.Context, err error, log string) error {
 			lines := strings.Split(said, "\n")
 			err = fmt.Errorf("%w\n  │ %s", err, strings.Join(lines[max(0, len(lines)-30):], "\n  │ "))
 		}
+	}
+	if strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
+		err = fmt.Errorf("%w\na disk is full: free some room, for example with `mage cache:prune`, or name a folder on a larger disk with VMBUILD_CACHE", err)
 	}
 	return fmt.Errorf("%w\nthe whole log is in %s", err, log)
 }

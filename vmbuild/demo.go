@@ -39,7 +39,7 @@ func (p *Project) Demo(ctx context.Context, o Options) (map[string]string, error
 	if err := p.boot(ctx, o, r); err != nil {
 		return nil, err
 	}
-	if err := p.report(ctx, r, time.Since(started)); err != nil {
+	if err := p.report(r, time.Since(started)); err != nil {
 		return nil, err
 	}
 	var errs []error

@@ -72,8 +72,7 @@ func edit(t *testing.T, file, pattern, with string) {
 	}
 }
 
-// sampleTree is a copy of the sample VM, with marker and the date of the test in
-// its build files so that no earlier run has built it.
+// sampleTree is a copy of the sample VM.
 func sampleTree(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "sample")
@@ -83,8 +82,8 @@ func sampleTree(t *testing.T) string {
 	return dir
 }
 
-// holding is a sample VM whose configure step says "holding" and then goes on
-// for as long as no test waits.
+// holding is a sample VM whose configure step says "holding" and its folder, and
+// then goes on for longer than any test.
 func holding(t *testing.T) string {
 	t.Helper()
 	dir := sampleTree(t)
@@ -105,6 +104,11 @@ func small() vmbuild.Options {
 func published(t *testing.T, dir string) (p *vmbuild.Project, intact func(t *testing.T)) {
 	t.Helper()
 	p = project(t, dir)
+	return p, build(t, p)
+}
+
+func build(t *testing.T, p *vmbuild.Project) (intact func(t *testing.T)) {
+	t.Helper()
 	if _, err := p.Build(t.Context(), small()); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +116,7 @@ func published(t *testing.T, dir string) (p *vmbuild.Project, intact func(t *tes
 		t.Fatal(err)
 	}
 	before := outputs(t, p.Dist)
-	return p, func(t *testing.T) {
+	return func(t *testing.T) {
 		t.Helper()
 		after := outputs(t, p.Dist)
 		for _, name := range slices.Sorted(maps.Keys(before)) {

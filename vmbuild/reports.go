@@ -29,7 +29,7 @@ func (r *Result) Digests() map[string]string {
 
 // report prints what was made and writes it to dist/, beside what earlier
 // targets made and compared with the last run.
-func (p *Project) report(ctx context.Context, r *Result, took time.Duration) error {
+func (p *Project) report(r *Result, took time.Duration) error {
 	rep := &report.Report{}
 	for _, b := range r.Builds {
 		entry, err := measure(r.Plan, b)
@@ -61,7 +61,8 @@ func (p *Project) report(ctx context.Context, r *Result, took time.Duration) err
 		rep.Boots = append(rep.Boots, entry)
 	}
 	checks := 0
-	err := p.exclusively(ctx, func() error {
+	// An interruption comes too late: what the report is about is there.
+	err := p.exclusively(context.Background(), func() error {
 		last, err := report.Load(p.Dist)
 		if err != nil {
 			return err

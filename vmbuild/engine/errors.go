@@ -100,8 +100,8 @@ func (t *tracker) explain(ctx context.Context, engine, job string, lost bool, lo
 		return fmt.Errorf("build stopped: %w", context.Cause(ctx))
 	}
 	if lost {
-		return &lostError{fmt.Sprintf("engine %s stopped answering during the build: %s%s: start the same command again, finished steps are kept; `mage doctor` shows which engines answer",
-			engine, rootMessage(err), logHint)}
+		return &plainError{fmt.Sprintf("engine %s stopped answering during the build: %s%s: start the same command again, finished steps are kept; `mage doctor` shows which engines answer",
+			engine, rootMessage(err), logHint), ErrLost}
 	}
 	step := &StepError{Engine: engine, Jobs: []string{job}, Err: err}
 	if v := (*errdefs.VertexError)(nil); errors.As(err, &v) {
@@ -112,7 +112,7 @@ func (t *tracker) explain(ctx context.Context, engine, job string, lost bool, lo
 	}
 	step.Step = t.names[step.Vertex]
 	if step.Step == "" || job == "" {
-		return fmt.Errorf("engine %s: %w", engine, err)
+		return &plainError{fmt.Sprintf("engine %s: %s", engine, rootMessage(err)), err}
 	}
 	step.Log = string(t.logs[step.Vertex])
 	for i, j := range jobs {
@@ -138,10 +138,14 @@ func hasVertex(def *pb.Definition, v digest.Digest) bool {
 	return false
 }
 
-type lostError struct{ text string }
+// plainError says what err is in other words.
+type plainError struct {
+	text string
+	err  error
+}
 
-func (e *lostError) Error() string { return e.text }
-func (e *lostError) Unwrap() error { return ErrLost }
+func (e *plainError) Error() string { return e.text }
+func (e *plainError) Unwrap() error { return e.err }
 
 // ErrLost is wrapped by the error of a build whose engine went away.
 var ErrLost = errors.New("engine lost")
