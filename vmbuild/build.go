@@ -17,6 +17,7 @@ import (
 
 	"pharovm/vmbuild/engine"
 	"pharovm/vmbuild/gate"
+	"pharovm/vmbuild/oci"
 	"pharovm/vmbuild/plan"
 	"pharovm/vmbuild/recipe"
 	"pharovm/vmbuild/source"
@@ -281,6 +282,32 @@ func ociPlatform(name string) ocispecs.Platform {
 	return ocispecs.Platform{OS: os, Architecture: arch}
 }
 
+// sameVM refuses to join images that hold different VMs: one platform may be
+// left from an earlier run of another source or profile.
+func sameVM(l *oci.Layout, name string) error {
+	images, err := l.Images(name)
+	if err != nil {
+		return err
+	}
+	first := map[string]string{}
+	for i, img := range images {
+		m, err := img.Manifest()
+		if err != nil {
+			return fmt.Errorf("joining %s: %w", name, err)
+		}
+		for _, key := range []string{plan.SourceAnnotation, plan.ProfileAnnotation, "org.opencontainers.image.version", "org.opencontainers.image.revision"} {
+			if i == 0 {
+				first[key] = m.Annotations[key]
+			}
+			if now := m.Annotations[key]; now != first[key] {
+				return fmt.Errorf("joining %s: its platforms hold different VMs (%s is %q and %q): build both platforms with one source and profile",
+					name, key, first[key], now)
+			}
+		}
+	}
+	return nil
+}
+
 // Multiarch joins the images in dist/oci into one index for each name; no names
 // means all that are there. It returns the indexes' digests by name.
 func (p *Project) Multiarch(ctx context.Context, names ...string) (map[string]string, error) {
@@ -303,6 +330,9 @@ func (p *Project) Multiarch(ctx context.Context, names ...string) (map[string]st
 	}
 	digests := map[string]string{}
 	for _, n := range names {
+		if err := sameVM(l, n); err != nil {
+			return nil, err
+		}
 		e, err := l.Join(ctx, n, nil)
 		if err != nil {
 			return nil, err

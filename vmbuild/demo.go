@@ -24,9 +24,13 @@ type Booted struct {
 
 // Demo builds every image of the project's own sample VM with the engine and
 // the bases that are in reach, joins the platforms, and boots each image on
-// each platform. It returns the digests of the indexes.
+// each platform. Its output is in the folder demo of dist/. It returns the digests of the indexes.
 func (p *Project) Demo(ctx context.Context, o Options) (map[string]string, error) {
 	started := time.Now()
+	// Beside the user's own images, never in their place.
+	own := *p
+	own.Dist = filepath.Join(p.Dist, "demo")
+	p = &own
 	o.Source, o.StandIn = "sample", true
 	r, err := p.build(ctx, o)
 	if err != nil {

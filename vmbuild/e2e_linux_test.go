@@ -100,6 +100,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.Dist = filepath.Join(p.Dist, "demo")
 	for _, n := range []string{"alpine", "debian", "scratch", "scratch-tls"} {
 		index, err := oci.Open(filepath.Join(p.Dist, "oci")).Index(n)
 		if err != nil {

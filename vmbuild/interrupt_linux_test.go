@@ -172,11 +172,13 @@ func TestInterruptedCommand(t *testing.T) {
 		signal syscall.Signal
 		cmd    []string
 		code   int
+		alone  bool // only the process that was started gets the signal
 	}{
-		"Ctrl-C":              {syscall.SIGINT, []string{mage}, 130},
-		"Ctrl-C with go tool": {syscall.SIGINT, []string{"go", "tool", "mage"}, 130},
-		"SIGTERM":             {syscall.SIGTERM, []string{mage}, 143},
-		"SIGKILL":             {syscall.SIGKILL, []string{mage}, -1},
+		"Ctrl-C":                   {syscall.SIGINT, []string{mage}, 130, false},
+		"Ctrl-C with go tool":      {syscall.SIGINT, []string{"go", "tool", "mage"}, 130, false},
+		"SIGTERM":                  {syscall.SIGTERM, []string{mage}, 143, false},
+		"SIGKILL":                  {syscall.SIGKILL, []string{mage}, -1, false},
+		"SIGTERM to go tool alone": {syscall.SIGTERM, []string{"go", "tool", "mage"}, 255, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := holding(t)
@@ -187,7 +189,11 @@ func TestInterruptedCommand(t *testing.T) {
 			var out bytes.Buffer
 			stopper := &listener{to: &out, text: "holding " + src}
 			stopper.do = func() {
-				if err := syscall.Kill(-cmd.Process.Pid, c.signal); err != nil {
+				pid := -cmd.Process.Pid
+				if c.alone {
+					pid = cmd.Process.Pid
+				}
+				if err := syscall.Kill(pid, c.signal); err != nil {
 					t.Error(err)
 				}
 			}
@@ -197,7 +203,7 @@ func TestInterruptedCommand(t *testing.T) {
 			if !errors.As(err, &exit) || exit.ExitCode() != c.code {
 				t.Errorf("got %v, want exit code %d", err, c.code)
 			}
-			if c.code > 0 && !strings.Contains(out.String(), "interrupted: nothing half-done was left behind") {
+			if c.signal != syscall.SIGKILL && !strings.Contains(out.String(), "interrupted: nothing half-done was left behind") {
 				t.Errorf("the end of the output is\n%s", out.Bytes()[max(0, out.Len()-1500):])
 			}
 			intact(t)

@@ -137,6 +137,10 @@ const (
 	VMDir      = "/opt/pharo"
 	WorkingDir = "/pharo"
 	User       = "65532:65532"
+	// SourceAnnotation and ProfileAnnotation say which VM an image holds, so that
+	// images of different VMs are never joined into one index.
+	SourceAnnotation  = "org.pharo.vm.source"
+	ProfileAnnotation = "org.pharo.vm.profile"
 	// FormatsLabel lists the image formats that the VM accepts, so that a tool
 	// can refuse an application before it is deployed.
 	FormatsLabel = "org.pharo.vm.image-formats"
@@ -341,9 +345,15 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 		"org.opencontainers.image.version":     p.Source.Version,
 		"org.opencontainers.image.licenses":    src.License,
 		"org.opencontainers.image.source":      src.Homepage,
+		SourceAnnotation:                       src.Name.Value,
+		ProfileAnnotation:                      p.Profile,
 	}
 	if p.Source.Commit != "" {
-		i.Annotations["org.opencontainers.image.revision"] = p.Source.Commit
+		revision := p.Source.Commit
+		if p.Source.Dirty {
+			revision += "-dirty"
+		}
+		i.Annotations["org.opencontainers.image.revision"] = revision
 	}
 	if img.Base.Value != "" {
 		base := f.base(c, img.Base.Value)
