@@ -19,7 +19,7 @@ func (r *Report) sections() []section {
 	var out []section
 	for _, s := range []section{r.images(), r.builds(), r.boots()} {
 		if len(s.rows) > 0 {
-			out = append(out, s)
+			out = append(out, s.filled())
 		}
 	}
 	return out
@@ -103,6 +103,22 @@ func (r *Report) boots() section {
 			fmt.Sprint(b.ExitCode), size(b.Resident), result})
 	}
 	return s
+}
+
+// filled is the section without the columns that no row fills.
+func (s section) filled() section {
+	out := section{title: s.title, rows: make([][]string, len(s.rows))}
+	for c, head := range s.head {
+		empty := func(row []string) bool { return row[c] == "–" }
+		if len(s.rows) > 0 && !slices.ContainsFunc(s.rows, func(row []string) bool { return !empty(row) }) {
+			continue
+		}
+		out.head = append(out.head, head)
+		for i, row := range s.rows {
+			out.rows[i] = append(out.rows[i], row[c])
+		}
+	}
+	return out
 }
 
 func orDash(s string) string {
