@@ -3,14 +3,13 @@
 // Small Pharo VMs and their base images, for amd64 and arm64, musl and glibc.
 //
 // A flag counts for every target on the line, and is also an environment
-// variable: -source is VMBUILD_SOURCE. Digests go to standard output,
-// everything else to standard error.
+// variable: -source is VMBUILD_SOURCE. Targets that build print digests to standard
+// output, everything else to standard error.
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -42,9 +41,14 @@ func (VM) Debian(ctx context.Context, source, version, profile, platform, engine
 	return build(ctx, flags{source: source, version: version, profile: profile, platform: platform, engine: engine, progress: progress}, "debian")
 }
 
-// Scratch builds the VM for musl and its base images that hold nothing else.
+// Scratch builds the VM for musl and its base image that holds nothing else.
 func (VM) Scratch(ctx context.Context, source, version, profile, platform, engine, progress *string) error {
-	return build(ctx, flags{source: source, version: version, profile: profile, platform: platform, engine: engine, progress: progress}, "scratch", "scratch-tls")
+	return build(ctx, flags{source: source, version: version, profile: profile, platform: platform, engine: engine, progress: progress}, "scratch")
+}
+
+// ScratchTLS builds the same with TLS libraries, for musl where the builder is Alpine's, else for glibc.
+func (VM) ScratchTLS(ctx context.Context, source, version, profile, platform, engine, progress *string) error {
+	return build(ctx, flags{source: source, version: version, profile: profile, platform: platform, engine: engine, progress: progress}, "scratch-tls")
 }
 
 // All builds every base image.
@@ -65,7 +69,7 @@ func Multiarch(ctx context.Context, source, version, profile, platform, engine, 
 }
 
 // Plan prints all that would be done, without an engine or the network (-json for machines, -image for some images).
-func Plan(ctx context.Context, source, version, profile, platform, image *string, json *bool) error {
+func Plan(ctx context.Context, source, version, profile, platform, engine, progress, image *string, json *bool) error {
 	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
 		f := flags{source: source, version: version, profile: profile, platform: platform}
 		pl, err := p.Plan(ctx, f.options(words(flag(image, "VMBUILD_IMAGE"))...))
@@ -82,7 +86,7 @@ func Plan(ctx context.Context, source, version, profile, platform, image *string
 // Doctor says what is there, what is missing, what that stops, and how to mend it.
 func Doctor(ctx context.Context, engine *string) error {
 	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
-		return p.Doctor(ctx, flag(engine, "VMBUILD_ENGINE"), os.Stdout)
+		return p.Doctor(ctx, flags{engine: engine}.options(), os.Stdout)
 	})
 }
 
@@ -125,7 +129,7 @@ func (Cache) Du(ctx context.Context, engine *string) error {
 	})
 }
 
-// Prune frees what the engine's cache and ours can do without (-all frees everything).
+// Prune frees the VMs kept and all of the private engine's cache, toolchains included, or of the engine that -engine names (-all: sources and bases too).
 func (Cache) Prune(ctx context.Context, engine *string, all *bool) error {
 	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
 		return p.CachePrune(ctx, flag(engine, "VMBUILD_ENGINE"), all != nil && *all)
@@ -199,7 +203,7 @@ func run(ctx context.Context, target func(context.Context, *vmbuild.Project) err
 	if err == nil {
 		err = target(ctx, p)
 	}
-	if err != nil && (ctx.Err() != nil || errors.Is(err, context.Canceled)) {
+	if err != nil && ctx.Err() != nil {
 		return interrupted()
 	}
 	return err

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,23 +39,40 @@ type reach struct {
 
 func (p *Project) reachFile() string { return filepath.Join(p.Cache, "bases", "reach.json") }
 
-// knownBases is what overrides and the last run say, without asking anybody.
-func (p *Project) knownBases(o Options) bases {
-	b := bases{missing: map[string]string{}, used: map[string]string{}}
-	var last reach
-	if data, err := os.ReadFile(p.reachFile()); err == nil {
-		// An unreadable file only means that nothing is known.
-		_ = json.Unmarshal(data, &last)
+// lastReach is empty where nothing is known.
+func (p *Project) lastReach() reach {
+	last := reach{}
+	if data, err := os.ReadFile(p.reachFile()); err != nil || json.Unmarshal(data, &last) != nil {
+		return reach{}
 	}
-	for name, why := range last.Missing {
-		b.missing[name] = why + " (when last tried)"
-	}
-	for name, origin := range last.Used {
-		b.used[name] = origin
-	}
-	for name, override := range p.overrides(o) {
-		delete(b.missing, name)
-		b.used[name] = override
+	return last
+}
+
+// knownBases is what overrides and earlier runs say, without asking anybody.
+func (p *Project) knownBases(ctx context.Context, o Options) bases {
+	b := bases{missing: map[string]string{}, used: map[string]string{}, found: map[string]*base.Resolved{}}
+	last := p.lastReach()
+	overrides := p.overrides(o)
+	for name := range p.Catalog.Bases {
+		why, missing := last.Missing[name]
+		origin, used := last.Used[name]
+		switch override, given := overrides[name]; {
+		case given:
+			b.used[name] = override
+		case o.Offline:
+			// What is kept, and what can be made without a registry, is there all the same.
+			r, err := p.lookForBase(ctx, o, name, false, nil)
+			if err != nil {
+				b.missing[name] = brief(name, err)
+			} else {
+				b.note(name, name, r)
+			}
+		case missing:
+			b.missing[name] = why + " (when last tried)"
+		}
+		if _, known := b.used[name]; used && !known && !o.Offline {
+			b.used[name] = origin
+		}
 	}
 	return b
 }
@@ -76,8 +92,9 @@ func (p *Project) overrides(o Options) map[string]string {
 	return out
 }
 
-// findBases asks registries for what a plan needs. A builder whose base cannot
-// be had is noted as missing, for its stand-in; an image's base must be had.
+// findBases asks registries for what a plan needs. A builder whose base no
+// registry in reach could have is noted as missing, for its stand-in; whatever
+// else is wrong with it is an error, and an image's base must be had.
 func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (*plan.Plan, error)) (*plan.Plan, bases, error) {
 	b := bases{missing: map[string]string{}, used: map[string]string{}, found: map[string]*base.Resolved{}}
 	pl, err := replan(b)
@@ -94,6 +111,9 @@ func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (
 			r, err := p.resolveBase(ctx, o, name, false)
 			if err != nil && ctx.Err() != nil {
 				return nil, b, context.Cause(ctx)
+			}
+			if err != nil && !errors.Is(err, base.ErrUnreachable) {
+				return nil, b, fmt.Errorf("builder %s: %w", builder.Name, err)
 			}
 			if err != nil {
 				b.missing[name] = brief(name, err)
@@ -119,7 +139,7 @@ func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (
 		b.note("image "+i.Base.Name, i.Base.Name, r)
 	}
 	if !o.Offline {
-		p.remember(reach{Missing: b.missing, Used: b.used})
+		p.remember(b, p.overrides(o))
 	}
 	pl, err = replan(b)
 	return pl, b, err
@@ -132,8 +152,25 @@ func (b bases) note(key, name string, r *base.Resolved) {
 	}
 }
 
-// remember is for plans only; failing to is no reason to stop a build.
-func (p *Project) remember(r reach) {
+// remember is for plans only; failing to is no reason to stop a build. What is
+// known of bases that this run had no use for, or was given another for, stays.
+func (p *Project) remember(b bases, overrides map[string]string) {
+	last := p.lastReach()
+	r := reach{Missing: map[string]string{}, Used: map[string]string{}}
+	for name := range p.Catalog.Bases {
+		from := last
+		_, given := overrides[name]
+		_, missing := b.missing[name]
+		if !given && (missing || b.found["builder "+name] != nil || b.found["image "+name] != nil) {
+			from = reach{b.missing, b.used}
+		}
+		if why, ok := from.Missing[name]; ok {
+			r.Missing[name] = why
+		}
+		if origin, ok := from.Used[name]; ok {
+			r.Used[name] = origin
+		}
+	}
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil || os.MkdirAll(filepath.Dir(p.reachFile()), 0o755) != nil {
 		return
@@ -142,25 +179,20 @@ func (p *Project) remember(r reach) {
 }
 
 func (p *Project) resolveBase(ctx context.Context, o Options, name string, standIn bool) (*base.Resolved, error) {
+	return p.lookForBase(ctx, o, name, standIn, func(line string) { p.logf("%s", line) })
+}
+
+// lookForBase changes nothing as long as nothing is asked of what it finds.
+func (p *Project) lookForBase(ctx context.Context, o Options, name string, standIn bool, log func(string)) (*base.Resolved, error) {
 	b, err := catalog.Lookup("base", p.Catalog.Bases, name)
 	if err != nil {
 		return nil, err
 	}
 	opt := base.Options{
 		CacheDir: p.Cache, Override: p.overrides(o)[name], Mirror: os.Getenv("VMBUILD_MIRROR"), AllowStandIn: standIn,
-		Log: func(line string) { p.logf("%s", line) },
-	}
-	if o.Offline {
-		opt.Transport = offline{}
+		Offline: o.Offline, Log: log,
 	}
 	return base.Resolve(ctx, base.Spec{Name: name, Ref: b.Ref, Digest: b.Digest, Bootstrap: b.Bootstrap}, opt)
-}
-
-// offline answers for every registry, at once.
-type offline struct{}
-
-func (offline) RoundTrip(*http.Request) (*http.Response, error) {
-	return nil, errors.New("not asked, since VMBUILD_OFFLINE is set")
 }
 
 // brief is what is wrong with a base as a clause that follows its name.
@@ -194,10 +226,14 @@ func tarball(ctx context.Context, r *base.Resolved, platform v1.Platform) (root,
 	if err != nil {
 		return root{}, err
 	}
-	return root{
+	out := root{
 		Root: recipe.Root{Local: "root-" + fs.SHA256[:16], File: filepath.Base(fs.Path)},
 		dir:  filepath.Dir(fs.Path), own: r.How == base.Bootstrap,
-	}, nil
+	}
+	if r.Published() {
+		out.Digest = r.Digest
+	}
+	return out, nil
 }
 
 // blame adds to an engine's failure to get a builder's base which that is.
@@ -214,10 +250,11 @@ func (b bases) blame(pl *plan.Plan, err error) error {
 	return err
 }
 
-// baseImage is an image to put layers on, and what its manifest says of it.
+// baseImage is an image to put layers on, and what is to be said of it: a name
+// and digest under which others can have it, else in words where it came from.
 type baseImage struct {
-	image        v1.Image
-	name, digest string
+	image              v1.Image
+	name, digest, made string
 }
 
 func (b bases) image(ctx context.Context, name, platform string) (baseImage, error) {
@@ -233,15 +270,10 @@ func (b bases) image(ctx context.Context, name, platform string) (baseImage, err
 	if err != nil {
 		return baseImage{}, err
 	}
-	out := baseImage{image: img, name: r.Origin, digest: r.Digest}
-	if out.digest == "" {
-		d, err := img.Digest()
-		if err != nil {
-			return out, err
-		}
-		out.digest = d.String()
+	if !r.Published() {
+		return baseImage{image: img, made: r.Origin}, nil
 	}
-	return out, nil
+	return baseImage{image: img, name: r.Origin, digest: r.Digest}, nil
 }
 
 // archives are where a builder's packages come from when not from the archive

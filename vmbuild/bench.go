@@ -34,6 +34,11 @@ func (p *Project) Bench(ctx context.Context, o Options, out io.Writer) error {
 	quiet := *p
 	quiet.Dist = dist
 	p = &quiet
+	done, err := p.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(what string, took time.Duration, goal string) {
 		fmt.Fprintf(w, "%s\t%.2f s\t%s\n", what, took.Seconds(), goal)
@@ -55,7 +60,8 @@ func (p *Project) Bench(ctx context.Context, o Options, out io.Writer) error {
 	}
 	row("a run with nothing to do", time.Since(started), "at most 2 s")
 
-	p.salt = fmt.Sprintf("-bench-%d", time.Now().UnixNano())
+	// Nothing finds trees with a salt again.
+	p.salt, p.trees = fmt.Sprintf("-bench-%d", time.Now().UnixNano()), filepath.Join(dist, "trees")
 	started = time.Now()
 	r, err := p.build(ctx, o)
 	if err != nil {

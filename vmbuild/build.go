@@ -52,11 +52,19 @@ func (r *Result) Built(id string) *Built {
 // was in dist/ before stays until the new is whole.
 func (p *Project) Build(ctx context.Context, o Options) (*Result, error) {
 	started := time.Now()
+	done, err := p.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	r, err := p.build(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	return r, p.report(r, time.Since(started))
+	if err := p.report(r, time.Since(started)); err != nil {
+		return r, err
+	}
+	return r, p.load(ctx, o.Engine, r)
 }
 
 func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
@@ -102,19 +110,12 @@ func (p *Project) build(ctx context.Context, o Options) (*Result, error) {
 	if err := p.publish(ctx, r); err != nil {
 		return nil, err
 	}
-	tags, err := p.load(ctx, o.Engine, r.Images)
-	if err != nil {
-		return nil, err
-	}
-	if len(tags) > 0 {
-		p.logf("loaded into Docker: %s", strings.Join(tags, " "))
-	}
 	return r, nil
 }
 
 // compile makes the VM trees that are not there yet.
 func (p *Project) compile(ctx context.Context, o Options, r *Result, staged source.Resolved, found bases) error {
-	trees := store{filepath.Join(p.Cache, "builds")}
+	trees := p.store()
 	// An engine on this machine runs this machine's architecture, so whether
 	// there is anything to do can be told without opening it.
 	if !elsewhere(o.Engine) {
@@ -151,7 +152,7 @@ func (p *Project) compile(ctx context.Context, o Options, r *Result, staged sour
 		return explain(ctx, found.blame(r.Plan, err), log)
 	}
 	for id, key := range keys {
-		if err := trees.keep(ctx, filepath.Join(out, id), key); err != nil {
+		if err := trees.keep(filepath.Join(out, id), key); err != nil {
 			return err
 		}
 	}
@@ -226,6 +227,9 @@ func explain(ctx context.Context, err error, log string) error {
 	}
 	if strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
 		err = fmt.Errorf("%w\na disk is full: free some room, for example with `mage cache:prune`, or name a folder on a larger disk with VMBUILD_CACHE", err)
+	}
+	if _, none := os.Stat(log); none != nil {
+		return err
 	}
 	return fmt.Errorf("%w\nthe whole log is in %s", err, log)
 }

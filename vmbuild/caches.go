@@ -53,23 +53,30 @@ func (p *Project) CacheUsage(ctx context.Context, spec string, out io.Writer) er
 	return w.Flush()
 }
 
-// CachePrune frees VM trees and what the engine does not need at once; with all
-// everything it holds, staged sources and bases as well.
+// CachePrune frees the VM trees, and with all also the staged sources and bases.
+// Then it frees the engine's whole cache that no build uses at the moment,
+// toolchains included, so that the next build makes them again. An engine that
+// is not ours alone, Docker or a shared BuildKit, holds other projects' cache
+// too: it is pruned only if spec names it.
 func (p *Project) CachePrune(ctx context.Context, spec string, all bool) error {
-	e, err := p.engine(ctx, Options{Engine: spec})
+	return errors.Join(p.freeFolders(all), p.pruneEngine(ctx, spec, all))
+}
+
+// freeFolders empties what is ours, unless a run uses it.
+func (p *Project) freeFolders(all bool) error {
+	builds := filepath.Join(p.Cache, "builds")
+	if err := os.MkdirAll(builds, 0o755); err != nil {
+		return fmt.Errorf("freeing the cache: %w", err)
+	}
+	lock := p.users()
+	free, err := lock.TryLock()
 	if err != nil {
-		return err
+		return fmt.Errorf("locking the cache folder: %w", err)
 	}
-	defer e.Close()
-	var opts []client.PruneOption
-	if all {
-		opts = append(opts, client.PruneAll)
+	if !free {
+		return fmt.Errorf("another run uses %s, and nothing there was freed: try again when it has ended", p.Cache)
 	}
-	freed, err := e.Prune(ctx, opts...)
-	if err != nil {
-		return err
-	}
-	p.logf("engine %s: %s freed", e.Name(), report.Bytes(freed))
+	defer lock.Unlock()
 	dirs := []string{"builds"}
 	if all {
 		dirs = append(dirs, "sources", "bases")
@@ -80,11 +87,47 @@ func (p *Project) CachePrune(ctx context.Context, spec string, all bool) error {
 		if err != nil {
 			return fmt.Errorf("measuring the cache: %w", err)
 		}
-		if err := os.RemoveAll(path); err != nil {
+		entries, err := os.ReadDir(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("freeing %s: %w", path, err)
+		}
+		for _, e := range entries {
+			// A run that waits for the lock has its file open.
+			if e.Name() == usersLock {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(path, e.Name())); err != nil {
+				return fmt.Errorf("freeing %s: %w", path, err)
+			}
 		}
 		p.logf("%s: %s freed", path, report.Bytes(n))
 	}
+	return nil
+}
+
+func (p *Project) pruneEngine(ctx context.Context, spec string, all bool) error {
+	e, err := p.engine(ctx, Options{Engine: spec})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if (spec == "" || spec == "auto") && e.Name() != "private" {
+		name := "docker"
+		if os.Getenv("BUILDKIT_HOST") != "" {
+			name = `"$BUILDKIT_HOST"`
+		}
+		p.logf("engine %s: left alone, as its cache may not be ours only; to free all of it: mage cache:prune -engine=%s", e.Name(), name)
+		return nil
+	}
+	var opts []client.PruneOption
+	if all {
+		opts = append(opts, client.PruneAll)
+	}
+	freed, err := e.Prune(ctx, opts...)
+	if err != nil {
+		return err
+	}
+	p.logf("engine %s: %s freed", e.Name(), report.Bytes(freed))
 	return nil
 }
 

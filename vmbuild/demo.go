@@ -32,6 +32,11 @@ func (p *Project) Demo(ctx context.Context, o Options) (map[string]string, error
 	own.Dist = filepath.Join(p.Dist, "demo")
 	p = &own
 	o.Source, o.StandIn = "sample", true
+	done, err := p.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	r, err := p.build(ctx, o)
 	if err != nil {
 		return nil, err
@@ -52,7 +57,10 @@ func (p *Project) Demo(ctx context.Context, o Options) (map[string]string, error
 			errs = append(errs, fmt.Errorf("%s does not boot: %w\n%s", b.ID, b.Err, b.Output))
 		}
 	}
-	return digests, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return digests, err
+	}
+	return digests, p.load(ctx, o.Engine, r)
 }
 
 // boot starts every image of r with the sample image file.

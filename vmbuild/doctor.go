@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"text/tabwriter"
 
 	"golang.org/x/sync/errgroup"
@@ -25,12 +26,12 @@ type finding struct {
 // Doctor prints what is there, what is missing, what that stops, and how to
 // mend it. It starts nothing and changes nothing. The error says that no engine
 // is in reach, since nothing can be built then.
-func (p *Project) Doctor(ctx context.Context, spec string, out io.Writer) error {
+func (p *Project) Doctor(ctx context.Context, o Options, out io.Writer) error {
 	found := make([][]finding, 3)
 	var g errgroup.Group
-	g.Go(func() error { found[0] = p.engines(ctx, spec); return nil })
+	g.Go(func() error { found[0] = p.engines(ctx, o.Engine); return nil })
 	g.Go(func() error { found[1] = p.programs(); return nil })
-	g.Go(func() error { found[2] = p.pinnedBases(ctx); return nil })
+	g.Go(func() error { found[2] = p.pinnedBases(ctx, o); return nil })
 	g.Wait()
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, title := range []string{"engines (one is enough)", "programs", "bases"} {
@@ -60,11 +61,14 @@ func (p *Project) engines(ctx context.Context, spec string) []finding {
 
 // programs are those that only some paths need.
 func (p *Project) programs() []finding {
+	git, mmdebstrap := "sudo apt-get install git", "sudo apt-get install mmdebstrap (a run as root does it itself)"
+	if runtime.GOOS != "linux" {
+		git, mmdebstrap = "install git", "none on this system: reach a registry, or name another base, as said below"
+	}
 	var out []finding
 	for _, t := range []struct{ name, stops, remedy string }{
-		{"git", "fetching sources by git; an archive is downloaded instead", "sudo apt-get install git"},
-		{"mmdebstrap", "making a Debian base where no registry is in reach", "sudo apt-get install mmdebstrap (a run as root does it itself)"},
-		{"qemu-aarch64-static", "booting arm64 VMs on an amd64 machine; building them needs no emulation", "sudo apt-get install qemu-user-static"},
+		{"git", "fetching sources by git; an archive is downloaded instead", git},
+		{"mmdebstrap", "making a Debian base where no registry is in reach", mmdebstrap},
 	} {
 		path, err := exec.LookPath(t.name)
 		out = append(out, finding{t.name, err == nil, path, t.stops, t.remedy})
@@ -73,13 +77,13 @@ func (p *Project) programs() []finding {
 }
 
 // pinnedBases asks for every base by its digest, all at once.
-func (p *Project) pinnedBases(ctx context.Context) []finding {
+func (p *Project) pinnedBases(ctx context.Context, o Options) []finding {
 	names := SortedKeys(p.Catalog.Bases)
 	out := make([]finding, len(names))
 	var g errgroup.Group
 	for i, name := range names {
 		g.Go(func() error {
-			r, err := p.resolveBase(ctx, Options{}, name, false)
+			r, err := p.lookForBase(ctx, o, name, false, nil)
 			if err != nil {
 				out[i] = finding{name, false, brief(name, err), "images and builders on it, unless something stands in",
 					"reach its registry, or set VMBUILD_MIRROR=HOST[/PREFIX], or " + base.Variable(name) + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}

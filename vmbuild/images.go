@@ -22,6 +22,13 @@ import (
 	"pharovm/vmbuild/plan"
 )
 
+const (
+	baseName   = "org.opencontainers.image.base.name"
+	baseDigest = "org.opencontainers.image.base.digest"
+	// baseLabel says what an image stands on when no registry has that.
+	baseLabel = "org.pharo.vm.base"
+)
+
 // Made is one platform of an image, as it lies in dist/oci.
 type Made struct {
 	plan.Image
@@ -69,7 +76,7 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 	if err != nil {
 		return m, err
 	}
-	annotations := spec.Annotations
+	annotations, labels := spec.Annotations, spec.Labels
 	var base v1.Image
 	if spec.Base != nil {
 		b, err := found.image(ctx, spec.Base.Name, spec.Platform)
@@ -77,9 +84,10 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 			return m, err
 		}
 		base = b.image
-		annotations = merged(annotations, map[string]string{
-			"org.opencontainers.image.base.name": b.name, "org.opencontainers.image.base.digest": b.digest,
-		})
+		annotations = merged(annotations, nil)
+		delete(annotations, baseName) // the plan's, which may not be what was found
+		annotations = merged(annotations, map[string]string{baseName: b.name, baseDigest: b.digest})
+		labels = merged(labels, map[string]string{baseLabel: b.made})
 	}
 	tree := r.Built(spec.Build).Tree
 	files, err := vmFiles(base, tree, spec)
@@ -102,7 +110,7 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 	m.image, err = oci.Image(oci.Spec{
 		Base: base, Platform: platform, Layers: layers, Created: created,
 		User: spec.User, Entrypoint: spec.Entrypoint, WorkingDir: spec.WorkingDir, Env: environment(spec),
-		Labels: spec.Labels, Annotations: merged(annotations, map[string]string{"org.opencontainers.image.created": created.Format(time.RFC3339)}),
+		Labels: labels, Annotations: merged(annotations, map[string]string{"org.opencontainers.image.created": created.Format(time.RFC3339)}),
 	})
 	if err != nil {
 		return m, err
@@ -127,7 +135,7 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 
 // tlsLayer holds the TLS libraries and certificates of a VM tree.
 func tlsLayer(tree string, created time.Time) (v1.Layer, error) {
-	files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0)
+	files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0, isLibrary)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +150,7 @@ func vmFiles(base v1.Image, tree string, spec plan.Image) ([]oci.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("user %q: a number is wanted", spec.User)
 	}
-	files, err := oci.Tree(filepath.Join(tree, "vm"), plan.VMDir, 0, 0)
+	files, err := oci.Tree(filepath.Join(tree, "vm"), plan.VMDir, 0, 0, func(name string) bool { return name == path.Base(spec.Entrypoint[0]) })
 	if err != nil {
 		return nil, err
 	}
@@ -163,13 +171,19 @@ func vmFiles(base v1.Image, tree string, spec plan.Image) ([]oci.File, error) {
 		files = append(files, oci.File{Path: "/tmp", Dir: true, Mode: 0o777 | os.ModeSticky})
 	}
 	if slices.Contains(spec.Runtime, "libc") {
-		libc, err := oci.Tree(filepath.Join(tree, "runtime", "libc"), "/", 0, 0)
+		libc, err := oci.Tree(filepath.Join(tree, "runtime", "libc"), "/", 0, 0, isLibrary)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, withoutFolders(libc)...)
 	}
 	return files, nil
+}
+
+// isLibrary tells which files of the sysroot are executable: the loader and the
+// libraries. These are the modes that the pack step sets.
+func isLibrary(name string) bool {
+	return strings.HasSuffix(name, ".so") || strings.Contains(path.Base(name), ".so.")
 }
 
 // withoutFolders leaves parents to the layer itself, which adds what a file

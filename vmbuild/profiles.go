@@ -3,7 +3,7 @@ package vmbuild
 import (
 	"fmt"
 	"io"
-	"strings"
+	"slices"
 	"text/tabwriter"
 
 	"pharovm/vmbuild/catalog"
@@ -17,7 +17,7 @@ func (p *Project) ProfileList(o Options, out io.Writer) error {
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "PROFILE\tKEPT\tLEFT OUT\tOF %s\n", strings.ToUpper(at.source.Name.Value))
+	fmt.Fprintf(w, "PROFILE\tKEPT\tLEFT OUT\tFOR\n")
 	for _, name := range SortedKeys(p.Catalog.Profiles) {
 		profile := p.Catalog.Profiles[name]
 		decisions, err := p.Catalog.Decide(profile, at.source)
@@ -32,6 +32,7 @@ func (p *Project) ProfileList(o Options, out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\n", name, kept, len(decisions)-kept, profile.Description)
 	}
+	fmt.Fprintf(w, "\nof the %d plugins of %s %s\n", len(at.source.Plugins), at.source.Name, at.spec.Version)
 	return w.Flush()
 }
 
@@ -90,25 +91,36 @@ func (p *Project) ProfileShow(o Options) (*Shown, error) {
 	return shown, nil
 }
 
-// Table prints the plugins for people, the kept ones first.
+// Table prints the plugins for people: the kept ones, then those left out, with
+// the same reason together.
 func (s *Shown) Table(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PLUGIN\tKIND\tGROUPS\tSIZE\tWHAT IT DOES\tWHY")
-	for _, keep := range []bool{true, false} {
-		fmt.Fprintf(w, "%s\n", map[bool]string{true: "kept:", false: "left out:"}[keep])
+	row := func(d ShownPlugin) {
+		size := "-"
+		if d.Bytes > 0 {
+			size = report.Bytes(d.Bytes)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", d.Plugin.Name, d.Plugin.Kind, size, d.Plugin.Does)
+	}
+	fmt.Fprintf(w, "kept by profile %s:\n", s.Profile)
+	var reasons []string
+	for _, d := range s.Plugins {
+		if d.Keep {
+			row(d)
+		} else if why := d.Why + " (" + d.From + ")"; !slices.Contains(reasons, why) {
+			reasons = append(reasons, why)
+		}
+	}
+	for _, why := range reasons {
+		fmt.Fprintf(w, "left out: %s\n", why)
 		for _, d := range s.Plugins {
-			if d.Keep != keep {
-				continue
+			if !d.Keep && d.Why+" ("+d.From+")" == why {
+				row(d)
 			}
-			size := "-"
-			if d.Bytes > 0 {
-				size = report.Bytes(d.Bytes)
-			}
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s (%s)\n", d.Plugin.Name, d.Plugin.Kind, strings.Join(d.Plugin.Groups, " "), size, d.Plugin.Does, d.Why, d.From)
 		}
 	}
 	if s.Measured == "" {
-		fmt.Fprintf(w, "Sizes are shown once a VM of %s has been built.\n", s.Source)
+		fmt.Fprintf(w, "Sizes are shown once dist/ has a VM of %s.\n", s.Source)
 	} else {
 		fmt.Fprintf(w, "Sizes: code and data of the plugin's objects, as last built (%s).\n", s.Measured)
 	}

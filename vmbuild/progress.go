@@ -31,7 +31,7 @@ func checkProgress(mode string) error {
 // not there already, by name.
 func watch(ctx context.Context, mode string, to io.Writer, log string, work func(ctx context.Context, status chan<- *client.SolveStatus) error) (map[string]time.Duration, error) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
-		return nil, fmt.Errorf("making the folder for logs: %w", err)
+		return nil, fmt.Errorf("making the output folder: %w: name another with VMBUILD_DIST", err)
 	}
 	// Another run that still writes to the last log keeps it, out of sight.
 	_ = os.Remove(log)

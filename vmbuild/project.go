@@ -33,7 +33,8 @@ type Project struct {
 	Catalog *catalog.Catalog
 	Log     io.Writer // lines for people
 
-	salt string // see recipe.Input.Salt
+	salt  string // see recipe.Input.Salt
+	trees string // where VM trees are kept; empty means in Cache
 }
 
 // Open reads the catalogue in dir, or in VMBUILD_DIR, or in the current folder,
@@ -137,10 +138,6 @@ func (p *Project) locate(o Options) (located, error) {
 	if src.Local != "" {
 		spec.Dir = filepath.Join(p.Dir, filepath.FromSlash(src.Local))
 	}
-	if where != "" {
-		// A tree of the user's has its own time, unless it is the pinned commit.
-		spec.Epoch = 0
-	}
 	return located{src, where, spec}, nil
 }
 
@@ -221,7 +218,7 @@ func (p *Project) Plan(ctx context.Context, o Options) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.plan(o, at, id, p.knownBases(o))
+	return p.plan(o, at, id, p.knownBases(ctx, o))
 }
 
 func (p *Project) plan(o Options, at located, id source.Identity, bases bases) (*plan.Plan, error) {

@@ -79,7 +79,7 @@ func besides(dir string) (string, error) {
 // exclusively runs do while no other run changes what lies in dist/.
 func (p *Project) exclusively(ctx context.Context, do func() error) error {
 	if err := os.MkdirAll(p.Dist, 0o755); err != nil {
-		return fmt.Errorf("making the output folder: %w", err)
+		return fmt.Errorf("making the output folder: %w: name another with VMBUILD_DIST", err)
 	}
 	lock := flock.New(filepath.Join(p.Dist, ".run.lock"))
 	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {

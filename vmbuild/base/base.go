@@ -45,6 +45,7 @@ type Options struct {
 	Override     string
 	Mirror       string // host[/prefix] asked in place of docker.io; VMBUILD_MIRROR
 	AllowStandIn bool   // permits How StandIn; VMBUILD_STAND_IN=1
+	Offline      bool   // no registry is asked, as if none were in reach; VMBUILD_OFFLINE=1
 	Log          func(string)
 	Keychain     authn.Keychain    // nil uses Docker's configuration
 	Transport    http.RoundTripper // nil uses one that gives up soon on hosts out of reach
@@ -62,7 +63,7 @@ type Rootfs struct {
 // Resolved is a base found; its methods make or fetch what they return on first use and keep it.
 type Resolved struct {
 	Name   string
-	Ref    string // a reference by digest that llb.Image can take; empty when only Image and Rootfs have it
+	Ref    string // a reference by digest that llb.Image can get now; empty when only Image and Rootfs have it
 	Digest string // of the index or image, empty when it is made here per platform
 	How    How
 	Origin string // where it came from, to print and record; holds no path of this machine
@@ -75,6 +76,13 @@ type provider interface {
 	image(context.Context, v1.Platform) (v1.Image, error)
 	rootfs(context.Context, v1.Platform) (Rootfs, error)
 	packages(context.Context, v1.Platform) ([]Package, error)
+}
+
+// Published tells whether the base is one that a registry has, so that Origin is
+// a reference to it and Digest its digest there.
+func (r *Resolved) Published() bool {
+	_, ok := r.from.(*fromRegistry)
+	return ok
 }
 
 // Image is the base for a platform, to put layers on.
@@ -127,12 +135,15 @@ func resolve(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 		return override(ctx, spec, opt)
 	}
 	r, err := pinned(ctx, spec, opt)
-	if err == nil || ctx.Err() != nil || errors.Is(err, errWrong) {
+	if err == nil || ctx.Err() != nil {
 		return r, err
+	}
+	if !errors.Is(err, ErrUnreachable) {
+		return nil, &missing{spec.Name, err}
 	}
 	switch suite := strings.TrimPrefix(spec.Bootstrap, "debian:"); {
 	case suite != "":
-		boot, berr := newBootstrap(ctx, suite, opt)
+		boot, berr := newBootstrap(suite, opt)
 		if berr != nil {
 			return nil, fmt.Errorf("%w; making it from Debian's packages instead: %w", err, berr)
 		}
@@ -140,7 +151,7 @@ func resolve(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 		return &Resolved{How: Bootstrap, from: &debian{boot, opt},
 			Origin: "bootstrapped from the packages of Debian " + suite + "; the base image is unpacked, not configured"}, nil
 	case opt.AllowStandIn:
-		boot, berr := newBootstrap(ctx, standInSuite, opt)
+		boot, berr := newBootstrap(standInSuite, opt)
 		if berr != nil {
 			return nil, fmt.Errorf("%w; making a stand-in from Debian's packages: %w", err, berr)
 		}
@@ -165,10 +176,13 @@ type missing struct {
 }
 
 func (m *missing) Error() string {
-	return fmt.Sprintf("%v: any one of these mends it:\n"+
+	text := fmt.Sprintf("%v: any one of these mends it:\n"+
 		"  reach that registry, or a mirror of docker.io: VMBUILD_MIRROR=HOST[/PREFIX]\n"+
-		"  name another base: %s=an OCI layout, a root file system tarball, or a reference\n"+
-		"  accept a stand-in, for trying out: VMBUILD_STAND_IN=1", m.err, Variable(m.name))
+		"  name another base: %s=an OCI layout, a root file system tarball, or a reference", m.err, Variable(m.name))
+	if errors.Is(m.err, ErrUnreachable) {
+		text += "\n  accept a stand-in, for trying out: VMBUILD_STAND_IN=1"
+	}
+	return text
 }
 func (m *missing) Unwrap() error { return m.err }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -33,26 +34,39 @@ done`
 
 // bootstrap runs mmdebstrap with the sources, proxy and keys of this machine's apt.
 type bootstrap struct {
-	suite   string
-	opt     Options
-	command string
+	suite string
+	opt   Options
 }
 
-// newBootstrap makes sure that mmdebstrap is there, installing it through apt as root.
-func newBootstrap(ctx context.Context, suite string, opt Options) (*bootstrap, error) {
-	const need = "apt-get install -y --no-install-recommends mmdebstrap debian-archive-keyring"
-	path, err := exec.LookPath("mmdebstrap")
-	if err == nil {
-		return &bootstrap{suite, opt, path}, nil
+const installMmdebstrap = "apt-get install -y --no-install-recommends mmdebstrap debian-archive-keyring"
+
+// newBootstrap finds out whether mmdebstrap is there or can be installed, and
+// changes nothing.
+func newBootstrap(suite string, opt Options) (*bootstrap, error) {
+	if _, err := exec.LookPath("mmdebstrap"); err == nil {
+		return &bootstrap{suite, opt}, nil
 	}
 	if _, aptErr := exec.LookPath("apt-get"); aptErr != nil {
 		return nil, errors.New("mmdebstrap is not installed, and there is no apt-get to install it with: do this on Debian")
 	}
 	if os.Geteuid() != 0 {
-		return nil, errors.New("mmdebstrap is not installed: run `sudo " + need + "`")
+		return nil, errors.New("mmdebstrap is not installed: run `sudo " + installMmdebstrap + "`")
 	}
-	opt.log("running %s", need)
-	args := append(strings.Fields(need)[1:], "-o", "DPkg::Lock::Timeout=300")
+	return &bootstrap{suite, opt}, nil
+}
+
+// installing is held by the one run of a process that installs mmdebstrap.
+var installing sync.Mutex
+
+// program is mmdebstrap, which is installed through apt if it is not there.
+func (b *bootstrap) program(ctx context.Context) (string, error) {
+	installing.Lock()
+	defer installing.Unlock()
+	if path, err := exec.LookPath("mmdebstrap"); err == nil {
+		return path, nil
+	}
+	b.opt.log("running %s", installMmdebstrap)
+	args := append(strings.Fields(installMmdebstrap)[1:], "-o", "DPkg::Lock::Timeout=300")
 	apt := exec.CommandContext(ctx, "apt-get", args...)
 	apt.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if err := runQuiet(apt); err != nil {
@@ -60,13 +74,10 @@ func newBootstrap(ctx context.Context, suite string, opt Options) (*bootstrap, e
 		again := exec.CommandContext(ctx, "apt-get", args...)
 		again.Env = apt.Env
 		if err := errors.Join(runQuiet(update), runQuiet(again)); err != nil {
-			return nil, fmt.Errorf("install mmdebstrap: %w", err)
+			return "", fmt.Errorf("install mmdebstrap: %w", err)
 		}
 	}
-	if path, err = exec.LookPath("mmdebstrap"); err != nil {
-		return nil, err
-	}
-	return &bootstrap{suite, opt, path}, nil
+	return exec.LookPath("mmdebstrap")
 }
 
 func runQuiet(cmd *exec.Cmd) error {
@@ -94,8 +105,12 @@ func (b *bootstrap) run(ctx context.Context, to io.Writer, args ...string) error
 	if err := os.WriteFile(conf, aptSettings(ctx), 0o644); err != nil {
 		return err
 	}
+	program, err := b.program(ctx)
+	if err != nil {
+		return err
+	}
 	args = append(args, "--format=tar", "--skip=output/dev", "--aptopt="+conf, b.suite, "-", "-")
-	cmd := exec.CommandContext(ctx, b.command, args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH="+strconv.FormatInt(epoch.Unix(), 10))
 	cmd.Stdin = strings.NewReader(strings.Join(aptSources("/etc/apt", b.suite), "\n") + "\n")
 	var stderr bytes.Buffer

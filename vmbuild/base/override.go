@@ -89,7 +89,7 @@ func overrideOne(ctx context.Context, where string, opt Options) (*Resolved, err
 	}
 	at := parsed.Context().Digest(desc.Digest.String())
 	opt.log("override %s is %s", where, at.Name())
-	return &Resolved{How: Override, Ref: at.Name(), Digest: desc.Digest.String(), Origin: at.Name(),
+	return &Resolved{How: Override, Ref: forEngine(at), Digest: desc.Digest.String(), Origin: at.Name(),
 		from: &fromRegistry{opt, []name.Reference{at}, desc.Digest.String()}}, nil
 }
 

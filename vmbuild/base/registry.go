@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
+
+// ErrUnreachable is the error of a base whose registries all do not answer, or
+// may not be asked. Another base may then serve in its place; after an answer of
+// any kind none does, since the user would not know.
+var ErrUnreachable = errors.New("no registry is in reach")
 
 // errWrong marks answers that contradict the pin: no other way is tried then.
 var errWrong = errors.New("not what is pinned")
@@ -50,24 +56,43 @@ func pinned(ctx context.Context, spec Spec, opt Options) (*Resolved, error) {
 	}
 	f := &fromRegistry{opt, refs, spec.Digest}
 	r := &Resolved{How: Registry, Digest: spec.Digest, Origin: spec.Ref + "@" + spec.Digest, from: f}
-	if kept, _ := filepath.Glob(filepath.Join(f.keep("*"), "index.json")); len(kept) > 0 {
-		r.Ref = refs[0].Name()
-		return r, nil
-	}
+	kept, _ := filepath.Glob(filepath.Join(f.keep("*"), "index.json"))
 	var errs []error
 	for _, ref := range refs {
-		if err := opt.dial(ctx, ref); err != nil {
-			errs = append(errs, err)
-			continue
+		known, err := opt.dial(ctx, ref)
+		if err == nil && (len(kept) == 0 || !known) {
+			_, err = remote.Head(ref, opt.remote(ctx)...)
+			if err != nil && len(kept) == 0 && mismatch(err) {
+				return nil, fmt.Errorf("%w: %s answers with %s", errWrong, ref.Name(), digestRE.FindString(err.Error()))
+			}
 		}
-		_, err := remote.Head(ref, opt.remote(ctx)...)
 		if err == nil {
-			r.Ref = ref.Name()
+			r.Ref = forEngine(ref)
 			return r, nil
 		}
 		errs = append(errs, explain(ref, err))
 	}
+	if len(kept) > 0 && ctx.Err() == nil {
+		return r, nil
+	}
 	return nil, either(errs)
+}
+
+// mismatch tells whether an answer has another digest than was asked for, which
+// remote says only in words.
+func mismatch(err error) bool {
+	return strings.Contains(err.Error(), "does not match requested digest")
+}
+
+// forEngine is ref for BuildKit, which speaks plain HTTP to its own machine
+// only; empty when it would not get there.
+func forEngine(ref name.Reference) string {
+	at := url.URL{Scheme: ref.Context().Scheme(), Host: ref.Context().RegistryStr()}
+	ip := net.ParseIP(at.Hostname())
+	if at.Scheme == "http" && at.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return ""
+	}
+	return ref.Name()
 }
 
 // either is the errors of several ways to the same thing, told on one line.
@@ -81,6 +106,12 @@ func (e either) Error() string {
 	return strings.Join(texts, "; ")
 }
 func (e either) Unwrap() []error { return e }
+
+// Is says of ErrUnreachable that not one of the registries answered.
+func (e either) Is(target error) bool {
+	answered := func(err error) bool { return !errors.As(err, new(*unreachable)) }
+	return target == ErrUnreachable && !slices.ContainsFunc(e, answered)
+}
 
 // references are where ref at digest may be had: the mirror first.
 func references(ref, digest, mirror string) ([]name.Reference, error) {
@@ -109,41 +140,62 @@ func (o Options) remote(ctx context.Context) []remote.Option {
 	if keys == nil {
 		keys = authn.DefaultKeychain
 	}
-	if t == nil {
+	switch {
+	case o.Offline:
+		t = offline{}
+	case t == nil:
 		own := remote.DefaultTransport.(*http.Transport).Clone()
 		own.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
 		own.ResponseHeaderTimeout = 20 * time.Second
+		own.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode == http.StatusOK {
+				return nil
+			}
+			return &net.OpError{Op: "proxyconnect", Net: "tcp", Err: fmt.Errorf("the proxy %s answers %s", proxy.Host, answer.Status)}
+		}
 		t = own
 	}
 	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keys), remote.WithTransport(t),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 2})}
 }
 
+// offline answers for every registry, at once.
+type offline struct{}
+
+var errOffline = errors.New("not asked, since VMBUILD_OFFLINE is set")
+
+func (offline) RoundTrip(*http.Request) (*http.Response, error) { return nil, errOffline }
+
 // silent are the hosts that did not answer: asking for the next image need not wait again.
 var silent sync.Map
 
-// dial finds out soon whether a registry is there at all; its client would try long.
-func (o Options) dial(ctx context.Context, ref name.Reference) error {
+// dial finds out soon whether a registry is there at all; its client would try
+// long. Where it cannot tell, that is not known.
+func (o Options) dial(ctx context.Context, ref name.Reference) (known bool, err error) {
+	if o.Offline {
+		return true, errOffline
+	}
 	at := &url.URL{Scheme: ref.Context().Scheme(), Host: ref.Context().RegistryStr()}
 	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: at}); proxy != nil || err != nil || o.Transport != nil {
-		return nil
+		return false, nil
 	}
 	if err, ok := silent.Load(at.Host); ok {
-		return err.(error)
+		return true, err.(error)
 	}
 	port := at.Port()
 	if port == "" {
 		port = at.Scheme
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	soon, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(at.Hostname(), port))
+	conn, err := new(net.Dialer).DialContext(soon, "tcp", net.JoinHostPort(at.Hostname(), port))
 	if err != nil {
-		err = explain(ref, err)
-		silent.Store(at.Host, err)
-		return err
+		if ctx.Err() == nil {
+			silent.Store(at.Host, err)
+		}
+		return true, err
 	}
-	return conn.Close()
+	return true, conn.Close()
 }
 
 // explain says what a registry's answer means for the user.
@@ -168,30 +220,39 @@ func explain(ref name.Reference, err error) error {
 	}
 	var op *net.OpError
 	var dns *net.DNSError
+	var late net.Error
 	switch {
+	case errors.Is(err, errOffline):
+		return &unreachable{fmt.Sprintf("registry %s: %v", host, errOffline), err}
 	case errors.As(err, &dns):
-		return &unreachable{host, dns.Err, err}
-	case errors.As(err, &op):
+		return notReachable(host, dns.Err, err)
+	case errors.As(err, &op) && !strings.HasSuffix(op.Op, " error"): // which TLS has
 		var why error = op
 		if inner := (*os.SyscallError)(nil); errors.As(err, &inner) {
 			why = inner.Err
 		} else if op.Timeout() {
 			why = errors.New("no answer in time")
+		} else if op.Op == "proxyconnect" {
+			why = op.Err
 		}
-		return &unreachable{host, why.Error(), err}
+		return notReachable(host, why.Error(), err)
+	case errors.As(err, &late) && late.Timeout():
+		return notReachable(host, "no answer in time", err)
 	}
 	return fmt.Errorf("registry %s: %w", host, err)
 }
 
-// unreachable is a registry that does not answer, in one clause.
+// unreachable is a registry that does not answer or may not be asked, in one clause.
 type unreachable struct {
-	host, why string
-	err       error
+	text string
+	err  error
 }
 
-func (u *unreachable) Error() string {
-	return fmt.Sprintf("registry %s is not reachable (%s)", u.host, u.why)
+func notReachable(host, why string, err error) *unreachable {
+	return &unreachable{fmt.Sprintf("registry %s is not reachable (%s)", host, why), err}
 }
+
+func (u *unreachable) Error() string { return u.text }
 func (u *unreachable) Unwrap() error { return u.err }
 
 // keep is the layout directory of one platform's image.
@@ -250,8 +311,7 @@ func (f *fromRegistry) packages(ctx context.Context, p v1.Platform) ([]Package, 
 func pull(ref name.Reference, p v1.Platform, opts []remote.Option) (v1.Image, error) {
 	desc, err := remote.Get(ref, opts...)
 	if err != nil {
-		// remote checks what it gets against the digest asked for, and says so only in words.
-		if strings.Contains(err.Error(), "does not match requested digest") {
+		if mismatch(err) {
 			return nil, fmt.Errorf("%w: %s answers with %s", errWrong, ref.Name(), digestRE.FindString(err.Error()))
 		}
 		return nil, err

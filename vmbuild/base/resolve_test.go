@@ -194,6 +194,122 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestStandInOnlyWhereNobodyAnswers: any answer, and any mistake of the user's,
+// is told instead of covered up by something else.
+func TestStandInOnlyWhereNobodyAnswers(t *testing.T) {
+	answering := func(status int) string {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/" {
+				w.WriteHeader(status)
+			}
+		}))
+		t.Cleanup(srv.Close)
+		return strings.TrimPrefix(srv.URL, "http://")
+	}
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		w.Header().Set("Content-Length", "2")
+		w.Header().Set("Docker-Content-Digest", "sha256:"+strings.Repeat("cd", 32))
+	}))
+	t.Cleanup(liar.Close)
+	const alpine = "/library/alpine:3.22"
+	for name, c := range map[string]struct {
+		ref         string
+		opt         Options
+		unreachable bool
+		want        string
+	}{
+		"nobody there":       {ref: "127.0.0.1:1" + alpine, unreachable: true, want: "not reachable"},
+		"no such host":       {ref: "registry.invalid" + alpine, unreachable: true, want: "not reachable"},
+		"offline":            {ref: "docker.io" + alpine, opt: Options{Offline: true}, unreachable: true, want: "VMBUILD_OFFLINE"},
+		"not there":          {ref: answering(http.StatusNotFound) + alpine, want: "does not have"},
+		"too many requests":  {ref: answering(http.StatusTooManyRequests) + alpine, want: "429"},
+		"broken":             {ref: answering(http.StatusInternalServerError) + alpine, want: "500"},
+		"wrong digest":       {ref: strings.TrimPrefix(liar.URL, "http://") + alpine, want: "not what is pinned"},
+		"mirror lacks it":    {ref: "docker.io" + alpine, opt: Options{Mirror: answering(http.StatusNotFound)}, want: "does not have"},
+		"override is gone":   {ref: "127.0.0.1:1" + alpine, opt: Options{Override: "/nope.tar"}, want: "/nope.tar"},
+		"override elsewhere": {ref: "127.0.0.1:1" + alpine, opt: Options{Override: "127.0.0.1:1/mine:1"}, want: "not reachable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.opt.CacheDir = t.TempDir()
+			spec := Spec{Name: "alpine", Ref: c.ref, Digest: someDigest}
+			_, err := Resolve(t.Context(), spec, c.opt)
+			if errors.Is(err, ErrUnreachable) != c.unreachable || err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("unreachable %v, want %v: %v", errors.Is(err, ErrUnreachable), c.unreachable, err)
+			}
+			spec.Bootstrap, c.opt.AllowStandIn = "debian:bookworm", true
+			r, err := Resolve(t.Context(), spec, c.opt)
+			if c.unreachable && (err != nil || r.How != Bootstrap) {
+				t.Errorf("not bootstrapped: %v, %v", r, err)
+			}
+			if !c.unreachable && err == nil {
+				t.Errorf("made by way of %s, as if nothing had happened", r.How)
+			}
+		})
+	}
+}
+
+// TestKeptForEngine: what is kept is not asked of a registry that is not there,
+// neither here nor by the engine.
+func TestKeptForEngine(t *testing.T) {
+	reg := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(reg)
+	host := strings.TrimPrefix(srv.URL, "http://")
+	ref, err := name.ParseReference(host + "/library/alpine:3.22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := twoPlatforms(t)
+	if err := remote.WriteIndex(ref, index); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{Name: "alpine", Ref: ref.Name(), Digest: digest.String()}
+	opt := Options{CacheDir: t.TempDir()}
+	find := func(opt Options) *Resolved {
+		r, err := Resolve(t.Context(), spec, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Rootfs(t.Context(), arm64); err != nil || r.How != Registry || !r.Published() {
+			t.Fatalf("%+v: %v", r, err)
+		}
+		return r
+	}
+	for range 2 { // fetched, kept
+		if r := find(opt); r.Ref != host+"/library/alpine@"+spec.Digest {
+			t.Errorf("the engine gets %q", r.Ref)
+		}
+	}
+	alone := opt
+	alone.Offline = true
+	if r := find(alone); r.Ref != "" {
+		t.Errorf("offline, the engine asks for %s", r.Ref)
+	}
+	srv.Close()
+	if r := find(opt); r.Ref != "" {
+		t.Errorf("with the registry gone, the engine asks for %s", r.Ref)
+	}
+}
+
+func TestPlainHTTPIsNotForTheEngine(t *testing.T) {
+	for mirror, want := range map[string]bool{
+		"http://registry.example:5000": false, "http://10.0.0.7:5000/hub": false, "https://registry.example/hub/": true, "registry.example": true,
+		"http://localhost:5000": true, "http://127.0.0.1:5000": true, "http://[::1]:5000": true,
+	} {
+		refs, err := references("docker.io/library/alpine:3.22", someDigest, mirror)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := forEngine(refs[0]); (got != "") != want {
+			t.Errorf("%s: the engine gets %q", mirror, got)
+		}
+	}
+}
+
 func TestMirror(t *testing.T) {
 	host, digest, asked := serve(t, "hub/library/alpine:3.22", twoPlatforms(t))
 	r, err := Resolve(t.Context(), Spec{Name: "alpine", Ref: "docker.io/library/alpine:3.22", Digest: digest}, Options{CacheDir: t.TempDir(), Mirror: host + "/hub"})

@@ -39,6 +39,10 @@ func Load(fsys fs.FS) (*Catalog, error) {
 		Sources: map[string]*Source{}, Profiles: map[string]*Profile{},
 		Images: map[string]*Image{}, Builders: map[string]*Builder{}, Bases: map[string]*Base{},
 	}
+	// Elsewhere everything is missing, and one word about it is enough.
+	if err := each(fsys, "sources", func(string) error { return nil }); err != nil {
+		return nil, err
+	}
 	err := errors.Join(
 		c.loadBases(fsys),
 		each(fsys, "sources", func(file string) error { return c.loadSource(fsys, file) }),

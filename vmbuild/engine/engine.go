@@ -36,9 +36,6 @@ type Request struct {
 	Jobs []Job
 	// Locals maps each llb.Local name to a folder on this machine.
 	Locals map[string]string
-	// OCIStores maps each llb.OCILayout store name to an OCI layout on this
-	// machine. Not every engine can read them: see Info.OCILayout.
-	OCIStores map[string]string
 }
 
 // Info is what an engine says of itself.
@@ -48,8 +45,6 @@ type Info struct {
 	Version string
 	// Platforms are those whose programs the engine can execute.
 	Platforms []string
-	// OCILayout says whether Request.OCIStores work here.
-	OCILayout bool
 }
 
 // Engine runs builds. It is safe for concurrent use.
@@ -73,8 +68,10 @@ type Engine interface {
 	Solve(ctx context.Context, req Request, out string, status chan<- *client.SolveStatus) error
 	// DiskUsage lists the engine's cache records.
 	DiskUsage(ctx context.Context) ([]*client.UsageInfo, error)
-	// Prune removes cache records and returns the bytes it freed. Without
-	// options it removes those not used by another and not in use.
+	// Prune removes the engine's cache records and returns the bytes it freed.
+	// Without options that is every record that no build uses at the moment,
+	// toolchains and other projects' records included, but for BuildKit's own
+	// and those that Docker's images share, which client.PruneAll adds.
 	Prune(ctx context.Context, opts ...client.PruneOption) (int64, error)
 	// Close lets go of the engine. A private one stops a few seconds after
 	// its last user has gone.
@@ -141,20 +138,20 @@ func Open(ctx context.Context, spec string, opt Options) (Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(ctx, opt)
+	return s.open(ctx, opt, "asked for by engine "+s.text)
 }
 
-func (s spec) open(ctx context.Context, opt Options) (Engine, error) {
-	asked := "asked for by engine " + s.text
+// open opens the engine of s, which was chosen because of why.
+func (s spec) open(ctx context.Context, opt Options, why string) (Engine, error) {
 	switch s.kind {
 	case kindAuto:
 		return openAuto(ctx, opt)
 	case kindDocker:
-		return openDocker(ctx, s.addr, asked)
+		return openDocker(ctx, s.addr, why)
 	case kindPrivate:
-		return openPrivate(ctx, opt, asked)
+		return openPrivate(ctx, opt, why)
 	case kindAddress:
-		return openAddress(ctx, s.addr, asked)
+		return openAddress(ctx, s.addr, why)
 	default:
 		return openMulti(ctx, s, opt)
 	}
@@ -168,9 +165,12 @@ func openAuto(ctx context.Context, opt Options) (Engine, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading BUILDKIT_HOST: %w", err)
 		}
+		if s.kind == kindAuto || slices.ContainsFunc(s.parts, func(p part) bool { return p.spec.kind == kindAuto }) {
+			return nil, fmt.Errorf("reading BUILDKIT_HOST: %q is no address: unset it, or name an engine there", redact(addr))
+		}
 		// Falling back from an address the user set would build in a place
 		// the user did not mean.
-		e, err := openAddress(ctx, s.addr, "BUILDKIT_HOST is set to "+redact(addr))
+		e, err := s.open(ctx, opt, "BUILDKIT_HOST is set to "+redact(addr))
 		if err != nil {
 			return nil, fmt.Errorf("%w (chosen by BUILDKIT_HOST: unset it to use another engine)", err)
 		}

@@ -28,12 +28,17 @@ func openMulti(ctx context.Context, s spec, opt Options) (Engine, error) {
 	for _, p := range s.parts {
 		e := opened[p.spec.text]
 		if e == nil {
-			got, err := p.spec.open(ctx, opt)
+			got, err := p.spec.open(ctx, opt, "asked for by engine "+p.spec.text)
 			if err != nil {
 				m.Close()
 				return nil, fmt.Errorf("engine for %s: %w", p.platform, err)
 			}
-			e = got.(*single)
+			// An automatic choice may come to a list, by BUILDKIT_HOST.
+			if e, _ = got.(*single); e == nil {
+				got.Close()
+				m.Close()
+				return nil, fmt.Errorf("engine for %s: %s is a list of engines: name one of them", p.platform, p.spec.text)
+			}
 			opened[p.spec.text] = e
 			m.engines = append(m.engines, e)
 		}
@@ -48,7 +53,7 @@ func (m *multi) Name() string { return m.name }
 func (m *multi) Why() string  { return "one engine per platform was asked for" }
 
 func (m *multi) Info(ctx context.Context) (Info, error) {
-	all := Info{OCILayout: true}
+	var all Info
 	for _, e := range m.engines {
 		info, err := e.Info(ctx)
 		if err != nil {
@@ -56,7 +61,6 @@ func (m *multi) Info(ctx context.Context) (Info, error) {
 		}
 		all.Version = cmp.Or(all.Version, info.Version)
 		all.Platforms = append(all.Platforms, info.Platforms...)
-		all.OCILayout = all.OCILayout && info.OCILayout
 	}
 	slices.Sort(all.Platforms)
 	all.Platforms = slices.Compact(all.Platforms)
@@ -97,7 +101,7 @@ func (m *multi) Solve(ctx context.Context, req Request, out string, status chan<
 		group, gctx := errgroup.WithContext(ctx)
 		for e, jobs := range jobs {
 			group.Go(func() error {
-				part := Request{Jobs: jobs, Locals: req.Locals, OCIStores: req.OCIStores}
+				part := Request{Jobs: jobs, Locals: req.Locals}
 				err := e.solve(gctx, part, dir, status)
 				if err != nil {
 					once.Do(func() { first = err })

@@ -10,20 +10,29 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/docker/cli/cli/config"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/buildkit/client"
@@ -95,6 +104,20 @@ func TestAuto(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an address for each platform", func(t *testing.T) {
+		t.Setenv("DOCKER_HOST", nowhere)
+		t.Setenv("BUILDKIT_HOST", "linux/amd64="+buildkit)
+		if e := open(t, "auto", opt); e.Name() != "linux/amd64=buildkit "+buildkit {
+			t.Errorf("got %q", e.Name())
+		}
+		if _, err := engine.Open(t.Context(), "linux/arm64=auto", opt); err == nil || !strings.Contains(err.Error(), "is a list of engines") {
+			t.Errorf("a list inside a list: got %v", err)
+		}
+		t.Setenv("BUILDKIT_HOST", "linux/amd64=auto")
+		if _, err := engine.Open(t.Context(), "auto", opt); err == nil || !strings.Contains(err.Error(), "is no address") {
+			t.Errorf("itself: got %v", err)
+		}
+	})
 	t.Run("a set address that does not answer", func(t *testing.T) {
 		t.Setenv("DOCKER_HOST", docker)
 		t.Setenv("BUILDKIT_HOST", nowhere)
@@ -195,8 +218,9 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
-// TestOCILayout uses an image from an OCI layout on this machine.
-func TestOCILayout(t *testing.T) {
+// TestRegistryCredentials pulls from a registry that wants a password, which
+// only the user's Docker configuration has.
+func TestRegistryCredentials(t *testing.T) {
 	layer := static.NewLayer(tarWith(t, "etc/base", "a base\n"), types.OCIUncompressedLayer)
 	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layer)
 	if err != nil {
@@ -211,34 +235,56 @@ func TestOCILayout(t *testing.T) {
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	l, err := layout.Write(dir, empty.Index)
+	const user, password = "somebody", "pass-9f3c"
+	inside := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		inside.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	ref, err := name.ParseReference(host + "/base:latest")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.AppendImage(img); err != nil {
+	if err := remote.Write(ref, img, remote.WithAuth(&authn.Basic{Username: user, Password: password})); err != nil {
 		t.Fatal(err)
 	}
 	digest, err := img.Digest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := open(t, "private", testengine.Options(t))
-	if info, err := e.Info(t.Context()); err != nil || !info.OCILayout || info.Version == "" || len(info.Platforms) == 0 {
-		t.Fatalf("got %+v %v", info, err)
+
+	// The Docker CLI's packages read DOCKER_CONFIG once for each process.
+	before := config.Dir()
+	defer config.SetDir(before)
+	anonymous, known := t.TempDir(), t.TempDir()
+	auth := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+	text := fmt.Sprintf(`{"auths": {%q: {"auth": %q}}}`, host, auth)
+	if err := os.WriteFile(filepath.Join(known, "config.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	base := llb.OCILayout("bases/alpine@"+digest.String(), llb.OCIStore("", "bases"))
+
+	e := open(t, "private", testengine.Options(t))
 	out := t.TempDir()
-	req := engine.Request{OCIStores: map[string]string{"bases": dir}, Jobs: []engine.Job{marshal(t, "a", amd64, base)}}
+	req := engine.Request{Jobs: []engine.Job{marshal(t, "a", amd64, llb.Image(host+"/base@"+digest.String(), llb.LinuxAmd64))}}
+	config.SetDir(anonymous)
+	if err := e.Solve(t.Context(), req, out, nil); err == nil {
+		t.Error("the registry let in somebody without a password")
+	}
+	config.SetDir(known)
 	if err := e.Solve(t.Context(), req, out, nil); err != nil {
 		t.Fatal(err)
 	}
 	if dt, err := os.ReadFile(filepath.Join(out, "a/etc/base")); string(dt) != "a base\n" {
 		t.Errorf("got %q %v", dt, err)
 	}
-	info, err := open(t, "docker://"+testengine.Docker(t), engine.Options{}).Info(t.Context())
-	if err != nil || len(info.Platforms) == 0 {
-		t.Errorf("Docker: %+v %v", info, err)
+	if info, err := e.Info(t.Context()); err != nil || info.Version == "" || len(info.Platforms) == 0 {
+		t.Errorf("got %+v %v", info, err)
 	}
 }
 

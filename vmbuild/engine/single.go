@@ -51,10 +51,6 @@ func (e *single) Info(ctx context.Context) (Info, error) {
 	info.Platforms = append(info.Platforms, e.emulated...)
 	slices.Sort(info.Platforms)
 	info.Platforms = slices.Compact(info.Platforms)
-	info.OCILayout, err = probeCaps(ctx, e.c)
-	if err != nil {
-		return Info{}, fmt.Errorf("asking engine %s what it can do: %w", e.name, err)
-	}
 	return info, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,12 +14,13 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/docker/cli/cli/config"
 	"github.com/gofrs/flock"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth/authprovider"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
@@ -157,14 +159,6 @@ func (e *single) solve(ctx context.Context, req Request, dir string, status chan
 			return fmt.Errorf("build %s: %w", j.ID, err)
 		}
 	}
-	stores := map[string]content.Store{}
-	for name, layout := range req.OCIStores {
-		s, err := contentlocal.NewStore(layout)
-		if err != nil {
-			return fmt.Errorf("OCI layout %s: %w", layout, err)
-		}
-		stores[name] = s
-	}
 
 	seen := newTracker()
 	progress := make(chan *client.SolveStatus)
@@ -189,8 +183,8 @@ func (e *single) solve(ctx context.Context, req Request, dir string, status chan
 	opt := client.SolveOpt{
 		Exports:     []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: dir}},
 		LocalMounts: mounts,
-		OCIStores:   stores,
 		SharedKey:   key,
+		Session:     []session.Attachable{registryAccess()},
 	}
 	_, err = e.c.Build(ctx, opt, "", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		return solveJobs(ctx, c, req.Jobs, defs, &failed)
@@ -205,6 +199,16 @@ func (e *single) solve(ctx context.Context, req Request, dir string, status chan
 		err = failed.err
 	}
 	return seen.explain(ctx, e.name, failed.job, lost, e.logHint, req.Jobs, defs, err)
+}
+
+// registryAccess answers the engine's questions for the user's registry
+// credentials as `docker build` would, from DOCKER_CONFIG or ~/.docker.
+func registryAccess() session.Attachable {
+	// A file that cannot be read is the Docker CLI's to complain about.
+	file := config.LoadDefaultConfigFile(io.Discard)
+	return authprovider.NewDockerAuthProvider(authprovider.DockerAuthProviderConfig{
+		AuthConfigProvider: authprovider.LoadAuthConfig(file),
+	})
 }
 
 type firstFailure struct {
@@ -254,14 +258,4 @@ func solveJobs(ctx context.Context, c gateway.Client, jobs []Job, defs []*pb.Def
 	}
 	res.AddMeta(exptypes.ExporterPlatformsKey, dt)
 	return res, nil
-}
-
-// probeCaps asks a BuildKit which sources it has; only a build may ask.
-func probeCaps(ctx context.Context, c *client.Client) (ociLayout bool, err error) {
-	_, err = c.Build(ctx, client.SolveOpt{}, "", func(ctx context.Context, g gateway.Client) (*gateway.Result, error) {
-		caps := g.BuildOpts().LLBCaps
-		ociLayout = caps.Supports(pb.CapSourceOCILayout) == nil
-		return gateway.NewResult(), nil
-	}, nil)
-	return ociLayout, err
 }

@@ -189,15 +189,18 @@ func TestTreeLeavesTheHostBehind(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(dir, "lib"), []fs.FileMode{0o700, 0o755}[i]); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "lib", "pharo"), []byte("vm"), []fs.FileMode{0o700, 0o775}[i]); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "lib", "pharo"), []byte("vm"), []fs.FileMode{0o600, 0o775}[i]); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Symlink("lib/pharo", filepath.Join(dir, "pharo")); err != nil {
 			t.Fatal(err)
 		}
-		files, err := Tree(dir, "/opt", 1, 2)
+		files, err := Tree(dir, "/opt", 1, 2, func(name string) bool { return name == "lib/pharo" })
 		if err != nil {
 			t.Fatal(err)
+		}
+		if f := files[1]; f.Path != "/opt/lib/pharo" || f.Mode != 0o755 {
+			t.Errorf("got %+v", f)
 		}
 		layers[i] = mustLayer(t, files)
 	}

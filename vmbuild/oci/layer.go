@@ -107,9 +107,11 @@ func (l *layer) Compressed() (io.ReadCloser, error) {
 func (l *layer) Uncompressed() (io.ReadCloser, error) { return gzip.NewReader(bytes.NewReader(l.data)) }
 
 // Tree lists what is below the host folder dir as files below prefix in the
-// image, owned by uid and gid. Symbolic links stay links; executables get mode
-// 0755, other files 0644; host owners, times and umask do not come along.
-func Tree(dir, prefix string, uid, gid int) ([]File, error) {
+// image, owned by uid and gid. Symbolic links stay links. Files that program
+// names get mode 0755, the others 0644; it is given slash-separated paths
+// relative to dir. Host owners, times and modes do not come along, as Windows
+// has no such modes.
+func Tree(dir, prefix string, uid, gid int, program func(name string) bool) ([]File, error) {
 	var files []File
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -129,12 +131,8 @@ func Tree(dir, prefix string, uid, gid int) ([]File, error) {
 			}
 			f.Link = filepath.ToSlash(f.Link)
 		case d.Type().IsRegular():
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
 			f.Source, f.Mode = p, 0o644
-			if info.Mode()&0o111 != 0 {
+			if program(filepath.ToSlash(rel)) {
 				f.Mode = 0o755
 			}
 		default:

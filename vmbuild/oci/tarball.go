@@ -46,7 +46,7 @@ func VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string
 }
 
 func archive(dir, prefix, out string, epoch time.Time) error {
-	files, err := Tree(dir, prefix, 0, 0)
+	files, err := Tree(dir, prefix, 0, 0, func(name string) bool { return name == "pharo" })
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type Plan struct {
 type Source struct {
 	Name     string `json:"name"`
 	Title    string `json:"title"`
+	Runs     string `json:"runs"` // which Pharo versions, for people
 	Version  string `json:"version"`
 	Release  string `json:"release"` // the upstream version that patches are chosen for
 	Commit   string `json:"commit,omitempty"`
@@ -173,7 +174,7 @@ func New(c *catalog.Catalog, r Request, f Facts) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Source: f.Source, Profile: profile.Name.Value, Plugins: decisions, Patches: slices.Concat([]*catalog.Patch{}, patches)}
-	p.Source.Name, p.Source.Title, p.Source.License = src.Name.Value, src.Title, src.License
+	p.Source.Name, p.Source.Title, p.Source.License, p.Source.Runs = src.Name.Value, src.Title, src.License, src.Runs
 
 	var chosen choices
 	for _, img := range images {
@@ -338,7 +339,6 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 	for _, n := range src.ImageFormats {
 		formats = append(formats, fmt.Sprint(n))
 	}
-	i.Labels = map[string]string{FormatsLabel: strings.Join(formats, " ")}
 	i.Annotations = map[string]string{
 		"org.opencontainers.image.title":       img.Title,
 		"org.opencontainers.image.description": img.Description,
@@ -355,6 +355,9 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 		}
 		i.Annotations["org.opencontainers.image.revision"] = revision
 	}
+	// Labels too: `docker inspect` does not show annotations.
+	i.Labels = maps.Clone(i.Annotations)
+	i.Labels[FormatsLabel] = strings.Join(formats, " ")
 	if img.Base.Value != "" {
 		base := f.base(c, img.Base.Value)
 		i.Base = &base

@@ -44,6 +44,7 @@ func (p *Plan) Table(out io.Writer) error {
 func (p *Plan) sourceTable(t *table) {
 	s := p.Source
 	t.heading("source %s %s: %s", s.Name, s.Version, s.Title)
+	t.row("runs", "%s", s.Runs)
 	t.row("from", "%s", s.Origin)
 	if s.Verified != "" {
 		t.row("verified", "%s", s.Verified)

@@ -55,6 +55,9 @@ type Root struct {
 	Image string // reference with digest
 	Local string // name of an llb.Local, when there is no Image
 	File  string // the tarball's name in it
+	// Digest is that of the published image which the root is, whichever host it
+	// came from and in whichever form; empty when it is no such image.
+	Digest string
 }
 
 // Input is what a recipe needs beside the build itself.
@@ -94,10 +97,16 @@ func Build(ctx context.Context, in Input, b *plan.Build) (*llb.Definition, error
 }
 
 // Key names the result of one build: equal keys mean equal VM trees. It is a
-// digest of the graph without the proxies, which change how packages are
-// fetched and not what they are.
+// digest of the graph without the proxies and the hosts of pinned roots, which
+// change how things are fetched and not what they are.
 func Key(ctx context.Context, in Input, b *plan.Build) (string, error) {
 	in.Proxy = llb.ProxyEnv{}
+	if _, d, ok := strings.Cut(in.Root.Image, "@"); ok {
+		in.Root.Digest = d
+	}
+	if in.Root.Digest != "" {
+		in.Root = Root{Image: "root@" + in.Root.Digest}
+	}
 	def, err := Build(ctx, in, b)
 	if err != nil {
 		return "", err

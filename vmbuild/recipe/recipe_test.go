@@ -374,6 +374,32 @@ func TestKey(t *testing.T) {
 	}
 }
 
+// TestKeyOfPublishedRoot is the same from every host that has the image, and from
+// what is kept of it.
+func TestKeyOfPublishedRoot(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("ab", 32)
+	of := func(root Root) string {
+		in := input(t)
+		in.Root = root
+		return key(t, in, musl)
+	}
+	home := of(Root{Image: "docker.io/library/debian:12@" + digest})
+	for name, root := range map[string]Root{
+		"a mirror": {Image: "mirror.example:5000/hub/library/debian@" + digest},
+		"a copy":   {Local: "root-0123456789abcdef", File: "root.tar.gz", Digest: digest},
+	} {
+		if of(root) != home {
+			t.Errorf("%s gives another key", name)
+		}
+	}
+	if of(Root{Image: "docker.io/library/debian:12@sha256:" + strings.Repeat("cd", 32)}) == home {
+		t.Error("another image gives the same key")
+	}
+	if of(Root{Local: "root-0123456789abcdef", File: "root.tar.gz"}) == home {
+		t.Error("some root file system gives the key of an image")
+	}
+}
+
 // TestToolchainIsShared: all builds of one builder have the same first steps, so
 // that packages are installed once.
 func TestToolchainIsShared(t *testing.T) {

@@ -63,6 +63,7 @@ func find(ctx context.Context, where string, spec Spec, opt Options, network boo
 		if ref != "" {
 			return nil, fmt.Errorf("%s is no git checkout, or git is not installed: cannot look up %q in it", dir, ref)
 		}
+		spec.Epoch = 0 // the pin's, which this may not be
 		return plainDir(dir, spec)
 	case archiveRE.MatchString(dir):
 		return localArchive(dir, spec)
@@ -262,8 +263,6 @@ func localArchive(file string, spec Spec) (*origin, error) {
 		c, verified, err := readArchive(ctx, file, spec)
 		if !strings.HasPrefix(verified, "not verified") {
 			*id = spec.atPin(verified)
-		} else if spec.Epoch != 0 {
-			id.Epoch = spec.Epoch
 		}
 		id.Verified = verified
 		return c, err

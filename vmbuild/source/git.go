@@ -335,22 +335,26 @@ func resolveRef(ctx context.Context, url, ref string, opt Options) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("look up %s in %s: %w: give a local directory or archive instead", ref, redact(url), err)
 	}
-	out, err := runGit(gitCmd(ctx, git, "ls-remote", "--exit-code", "--", url, ref, ref+"^{}"))
+	// Asked for a mere name, git lists all that end in it: aaa/main for main.
+	var names []string
+	for _, prefix := range []string{"refs/tags/", "refs/heads/", "", "refs/"} {
+		names = append(names, prefix+ref+"^{}", prefix+ref)
+	}
+	out, err := runGit(gitCmd(ctx, git, append([]string{"ls-remote", "--exit-code", "--", url}, names...)...))
 	if err != nil {
 		return "", fmt.Errorf("look up %q in %s: %w: check the name and the network, or give -source=DIR|ARCHIVE", ref, redact(url), err)
 	}
-	best := ""
+	commits := map[string]string{}
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 		id, name, _ := strings.Cut(line, "\t")
-		peeled := strings.HasSuffix(name, "^{}")
-		if best == "" || peeled {
-			best = id
+		commits[name] = id
+	}
+	for _, name := range names {
+		if id, ok := commits[name]; ok && sha1RE.MatchString(id) {
+			return id, nil
 		}
 	}
-	if !sha1RE.MatchString(best) {
-		return "", fmt.Errorf("look up %q in %s: unexpected answer %q", ref, redact(url), out)
-	}
-	return best, nil
+	return "", fmt.Errorf("look up %q in %s: it has no such branch or tag: name one of `git ls-remote`", ref, redact(url))
 }
 
 // fetchGit gets one commit into the cache, whole or not at all.

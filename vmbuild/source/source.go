@@ -123,7 +123,7 @@ func resolve(ctx context.Context, where string, spec Spec, opt Options) (Resolve
 	}
 	store := filepath.Join(opt.CacheDir, "sources")
 	if err := os.MkdirAll(store, 0o755); err != nil {
-		return Resolved{}, fmt.Errorf("create the source cache: %w", err)
+		return Resolved{}, fmt.Errorf("create the source cache: %w: name another folder with VMBUILD_CACHE", err)
 	}
 	lock := flock.New(filepath.Join(store, spec.Name+".lock"))
 	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
@@ -150,10 +150,10 @@ func indexKey(o *origin, spec Spec, series []patch.Patch) string {
 	b, _ := json.Marshal(struct { // plain data: it always marshals
 		Format                          int
 		Key, Name, Version, Tree, Where string
-		Epoch                           int64
+		Epoch, Pin                      int64
 		Paths, Marks                    []string
 		Series                          []patch.Patch
-	}{1, o.key, spec.Name, spec.Version, spec.Tree, o.Origin, o.Epoch, spec.Paths, spec.Marks, series})
+	}{2, o.key, spec.Name, spec.Version, spec.Tree, o.Origin, o.Epoch, spec.Epoch, spec.Paths, spec.Marks, series})
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:16])
 }

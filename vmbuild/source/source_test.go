@@ -179,6 +179,61 @@ func TestSameFromEverywhere(t *testing.T) {
 	}
 }
 
+// TestPinnedTime: the pin's time holds for what is the pinned commit, from
+// wherever it comes, and for nothing else.
+func TestPinnedTime(t *testing.T) {
+	s := newSample(t)
+	s.spec.Epoch = commitTime + 60
+	file := filepath.Join(t.TempDir(), "a.tar.gz")
+	write(t, filepath.Dir(file), "a.tar.gz", string(archive(t, s, "tar.gz")))
+	opt := Options{CacheDir: t.TempDir()}
+	for _, where := range []string{"", s.dir, file} {
+		if r := mustResolve(t, where, s.spec, opt); r.Epoch != s.spec.Epoch || r.Version != s.spec.Version || r.Commit != s.commit {
+			t.Errorf("%s: recorded as %+v", where, r.Identity)
+		}
+	}
+	// Another pin is another time, for an archive that is not read again as well.
+	moved := s.spec
+	moved.Epoch++
+	if r := mustResolve(t, file, moved, opt); r.Epoch != moved.Epoch {
+		t.Errorf("recorded as %+v", r.Identity)
+	}
+	other := s.spec
+	other.Commit, other.Tree = strings.Repeat("1", 40), strings.Repeat("1", 40)
+	for where, want := range map[string]int64{file: plainEpoch, s.dir: commitTime} {
+		if r := mustResolve(t, where, other, opt); r.Pinned() || r.Epoch != want {
+			t.Errorf("%s, which is not pinned: recorded as %+v", where, r.Identity)
+		}
+	}
+}
+
+// TestRefByExactName: a branch is not taken for another that ends in its name,
+// and a tag goes before a branch, as git has it.
+func TestRefByExactName(t *testing.T) {
+	s := newSample(t)
+	heads := map[string]string{"main": s.commit}
+	for _, name := range []string{"aaa/main", "second", "both"} {
+		git(t, s.dir, "checkout", "-q", "-b", name+"-work", s.commit)
+		write(t, s.dir, "src/vm.c", name+"\n")
+		git(t, s.dir, "commit", "-q", "-a", "-m", name)
+		heads[name] = git(t, s.dir, "rev-parse", "HEAD")
+		git(t, s.dir, "branch", name)
+	}
+	git(t, s.dir, "tag", "-a", "-m", "x", "both", "second-work")
+	git(t, s.dir, "tag", "light", "second-work")
+	git(t, s.dir, "checkout", "-q", "main")
+	for ref, want := range map[string]string{
+		"main": heads["main"], "aaa/main": heads["aaa/main"], "refs/heads/main": heads["main"], "heads/main": heads["main"], "HEAD": heads["main"],
+		"both": heads["second"], "refs/heads/both": heads["both"], "refs/tags/both": heads["second"], "light": heads["second"], s.commit: s.commit,
+		"ain": "", "a/main": "", "m*": "",
+	} {
+		got, err := resolveRef(t.Context(), "file://"+s.dir, ref, Options{})
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s is %q, want %q: %v", ref, got, want, err)
+		}
+	}
+}
+
 // tree lists the files of a staged directory and checks times and modes.
 func tree(t testing.TB, dir string, more ...string) ([]string, map[string]string) {
 	t.Helper()
@@ -300,13 +355,12 @@ func TestPlainDirectory(t *testing.T) {
 		write(t, dir, name, text)
 	}
 	spec := newSample(t).spec
-	spec.Epoch = 0
 	r := mustResolve(t, dir, spec, Options{CacheDir: t.TempDir()})
 	if r.Version != "local" || r.Release != spec.Version || r.Pinned() || r.Epoch != plainEpoch || strings.Contains(r.Origin, dir) {
 		t.Errorf("got %+v", r.Identity)
 	}
 	spec.Dir, spec.Commit, spec.Tree, spec.URL = dir, "", "", ""
-	if r := mustResolve(t, "", spec, Options{CacheDir: t.TempDir()}); r.Version != spec.Version || !r.Pinned() {
+	if r := mustResolve(t, "", spec, Options{CacheDir: t.TempDir()}); r.Version != spec.Version || !r.Pinned() || r.Epoch != spec.Epoch {
 		t.Errorf("a source of this project: %+v", r.Identity)
 	}
 }
