@@ -109,6 +109,10 @@ func (p *Project) findBases(ctx context.Context, o Options, replan func(bases) (
 				continue
 			}
 			r, err := p.resolveBase(ctx, o, name, false)
+			if err == nil && r.Published() && r.Ref == "" && !elsewhere(o.Engine) {
+				// What is kept may be there for other platforms only.
+				_, err = r.Rootfs(ctx, v1.Platform{OS: hostPlatform().OS, Architecture: hostPlatform().Architecture})
+			}
 			if err != nil && ctx.Err() != nil {
 				return nil, b, context.Cause(ctx)
 			}

@@ -85,8 +85,12 @@ func (p *Project) pinnedBases(ctx context.Context, o Options) []finding {
 		g.Go(func() error {
 			r, err := p.lookForBase(ctx, o, name, false, nil)
 			if err != nil {
+				reach := "reach its registry"
+				if o.Offline {
+					reach = "unset VMBUILD_OFFLINE"
+				}
 				out[i] = finding{name, false, brief(name, err), "images and builders on it, unless something stands in",
-					"reach its registry, or set VMBUILD_MIRROR=HOST[/PREFIX], or " + base.Variable(name) + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}
+					reach + ", or set VMBUILD_MIRROR=HOST[/PREFIX], or " + base.Variable(name) + "=LAYOUT|ROOTFS.tar.gz|REFERENCE"}
 				return nil
 			}
 			out[i] = finding{name: name, ok: true, detail: fmt.Sprintf("%s: %s", r.How, r.Origin)}

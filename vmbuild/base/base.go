@@ -51,9 +51,6 @@ type Options struct {
 	Transport    http.RoundTripper // nil uses one that gives up soon on hosts out of reach
 }
 
-// Package is one distribution package inside a base.
-type Package struct{ Name, Version, Arch string }
-
 // Rootfs is a root file system on this machine.
 type Rootfs struct {
 	Path   string // a .tar.gz in the cache
@@ -75,7 +72,6 @@ type Resolved struct {
 type provider interface {
 	image(context.Context, v1.Platform) (v1.Image, error)
 	rootfs(context.Context, v1.Platform) (Rootfs, error)
-	packages(context.Context, v1.Platform) ([]Package, error)
 }
 
 // Published tells whether the base is one that a registry has, so that Origin is
@@ -96,12 +92,6 @@ func (r *Resolved) Image(ctx context.Context, p v1.Platform) (v1.Image, error) {
 func (r *Resolved) Rootfs(ctx context.Context, p v1.Platform) (Rootfs, error) {
 	fs, err := r.from.rootfs(ctx, p)
 	return fs, r.wrap(ctx, p, err)
-}
-
-// Packages lists the distribution packages of Image where that is known.
-func (r *Resolved) Packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	list, err := r.from.packages(ctx, p)
-	return list, r.wrap(ctx, p, err)
 }
 
 func (r *Resolved) wrap(ctx context.Context, p v1.Platform, err error) error {

@@ -2,7 +2,6 @@ package base
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
 // tree is a file system put together in memory, by path.
@@ -160,14 +158,6 @@ func (d *debian) rootfs(ctx context.Context, p v1.Platform) (Rootfs, error) {
 	return d.boot.minbase(ctx, p)
 }
 
-func (d *debian) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	img, err := d.image(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return imagePackages(img)
-}
-
 // dropped are what a base image has no use for, and what only the stand-in needs.
 var dropped = []string{"boot", "dev", "etc/apt", "etc/ld-musl", "lib/ld-musl", "bin/busybox", "usr/bin/ld-musl-config", "usr/share/bash-completion",
 	"usr/share/bug", "usr/share/doc-base", "usr/share/info", "usr/share/initramfs-tools", "usr/share/lintian", "usr/share/locale", "usr/share/man",
@@ -249,14 +239,6 @@ func (s *standIn) rootfs(context.Context, v1.Platform) (Rootfs, error) {
 	return Rootfs{}, errors.New("a stand-in can be the base of an image, not a builder: the debian builder builds for musl too")
 }
 
-func (s *standIn) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	img, err := s.image(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return imagePackages(img)
-}
-
 const applets = "[ ash awk basename cat chgrp chmod chown cp cut date dd df dirname du echo env expr false find grep gunzip gzip head hostname id kill ln ls " +
 	"md5sum mkdir mktemp more mount mv nslookup ping printf ps pwd readlink rm rmdir sed sh sha256sum sleep sort stat stty tail tar tee test touch tr " +
 	"true tty umount uname uniq vi wc wget which whoami xargs zcat"
@@ -297,63 +279,4 @@ func standInTree(in tree, spec Spec) (tree, error) {
 	out.file("etc/ssl/certs/ca-certificates.crt", 0o644, certs)
 	out.link("etc/ssl/cert.pem", "certs/ca-certificates.crt")
 	return out, nil
-}
-
-// imagePackages reads the package databases of an image.
-func imagePackages(img v1.Image) ([]Package, error) {
-	flat := mutate.Extract(img)
-	defer flat.Close()
-	var list []Package
-	r := tar.NewReader(flat)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list its packages: %w", err)
-		}
-		name := strings.TrimPrefix(path.Clean(h.Name), "/")
-		dpkg := name == "var/lib/dpkg/status" || path.Dir(name) == "var/lib/dpkg/status.d" && !strings.HasSuffix(name, ".md5sums")
-		apk := name == "lib/apk/db/installed" || name == "usr/lib/apk/db/installed"
-		if h.Typeflag != tar.TypeReg || !dpkg && !apk {
-			continue
-		}
-		var text bytes.Buffer
-		if _, err := text.ReadFrom(r); err != nil {
-			return nil, err
-		}
-		if apk {
-			list = append(list, apkPackages(text.String())...)
-			continue
-		}
-		for _, f := range paragraphs(text.String()) {
-			if f["package"] != "" && f["version"] != "" {
-				list = append(list, Package{f["package"], f["version"], f["architecture"]})
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b Package) int { return strings.Compare(a.Name+" "+a.Arch, b.Name+" "+b.Arch) })
-	return list, nil
-}
-
-func apkPackages(text string) []Package {
-	var list []Package
-	for _, para := range strings.Split(text, "\n\n") {
-		var p Package
-		for _, line := range strings.Split(para, "\n") {
-			switch k, v, _ := strings.Cut(line, ":"); k {
-			case "P":
-				p.Name = v
-			case "V":
-				p.Version = v
-			case "A":
-				p.Arch = v
-			}
-		}
-		if p.Name != "" {
-			list = append(list, p)
-		}
-	}
-	return list
 }

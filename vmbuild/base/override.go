@@ -119,14 +119,6 @@ func (b byPlatform) rootfs(ctx context.Context, p v1.Platform) (Rootfs, error) {
 	return one.rootfs(ctx, p)
 }
 
-func (b byPlatform) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	one, err := b.at(p)
-	if err != nil {
-		return nil, err
-	}
-	return one.packages(ctx, p)
-}
-
 // fromLayout has what an OCI layout directory holds.
 type fromLayout struct {
 	opt    Options
@@ -192,14 +184,6 @@ func (l *fromLayout) rootfs(ctx context.Context, p v1.Platform) (Rootfs, error) 
 	return flatten(ctx, l.opt, img)
 }
 
-func (l *fromLayout) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	img, err := l.image(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return imagePackages(img)
-}
-
 // fromTar has the root file system of a tarball.
 type fromTar struct {
 	opt    Options
@@ -236,14 +220,6 @@ func (t *fromTar) image(ctx context.Context, p v1.Platform) (v1.Image, error) {
 		return nil, err
 	}
 	return oneLayer(fs.Path, p, "root file system given by the user")
-}
-
-func (t *fromTar) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	img, err := t.image(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return imagePackages(img)
 }
 
 // openTar reads a tarball whatever it is compressed with.

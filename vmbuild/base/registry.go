@@ -299,14 +299,6 @@ func (f *fromRegistry) rootfs(ctx context.Context, p v1.Platform) (Rootfs, error
 	return flatten(ctx, f.opt, img)
 }
 
-func (f *fromRegistry) packages(ctx context.Context, p v1.Platform) ([]Package, error) {
-	img, err := f.image(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return imagePackages(img)
-}
-
 // pull gets the image for a platform out of an index, or the one image there is.
 func pull(ref name.Reference, p v1.Platform, opts []remote.Option) (v1.Image, error) {
 	desc, err := remote.Get(ref, opts...)

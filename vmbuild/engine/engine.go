@@ -161,12 +161,9 @@ func (s spec) open(ctx context.Context, opt Options, why string) (Engine, error)
 // tried and how each can be mended.
 func openAuto(ctx context.Context, opt Options) (Engine, error) {
 	if addr := os.Getenv("BUILDKIT_HOST"); addr != "" {
-		s, err := parseSpec(addr)
+		s, err := parseHost(addr)
 		if err != nil {
-			return nil, fmt.Errorf("reading BUILDKIT_HOST: %w", err)
-		}
-		if s.kind == kindAuto || slices.ContainsFunc(s.parts, func(p part) bool { return p.spec.kind == kindAuto }) {
-			return nil, fmt.Errorf("reading BUILDKIT_HOST: %q is no address: unset it, or name an engine there", redact(addr))
+			return nil, err
 		}
 		// Falling back from an address the user set would build in a place
 		// the user did not mean.

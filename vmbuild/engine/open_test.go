@@ -52,13 +52,14 @@ func TestBadSpec(t *testing.T) {
 		"linux/amd64=docker,linux/arm64=podman":  "not an engine",
 		"linux/amd64=linux/arm64=docker":         "cannot be a list",
 		"tcp://user:secret@host:1234?verify=no":  `unknown parameter "verify"`,
-		"tcp://127.0.0.1:1?cert=/a":              "needs both cert and key",
-		"tcp://127.0.0.1:1?cert=/no&key=/no":     "/no",
-		"docker://unix:///no/such/docker.sock":   "start Docker, or set DOCKER_HOST",
-		"unix:///no/such/buildkitd.sock":         "start buildkitd there",
-		"tcp://127.0.0.1:1":                      "start buildkitd there",
-		"linux/amd64=unix:///no/such/buildkitd":  "engine for linux/amd64",
-		"docker-container://":                    "nothing follows",
+		"linux/amd64=tcp://a:secret@b:1,linux/arm64=tcp://a:secret@b:1,x": "is not PLATFORM=ENGINE",
+		"tcp://127.0.0.1:1?cert=/a":                                       "needs both cert and key",
+		"tcp://127.0.0.1:1?cert=/no&key=/no":                              "/no",
+		"docker://unix:///no/such/docker.sock":                            "start Docker, or set DOCKER_HOST",
+		"unix:///no/such/buildkitd.sock":                                  "start buildkitd there",
+		"tcp://127.0.0.1:1":                                               "start buildkitd there",
+		"linux/amd64=unix:///no/such/buildkitd":                           "engine for linux/amd64",
+		"docker-container://":                                             "nothing follows",
 	}
 	for spec, want := range cases {
 		t.Run(spec, func(t *testing.T) {

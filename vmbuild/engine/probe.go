@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 
@@ -56,15 +57,24 @@ func (s spec) probe(ctx context.Context, opt Options) []Finding {
 	}
 	all := []Finding{{Name: "BUILDKIT_HOST", OK: true, Detail: "not set, which is fine"}}
 	if addr := os.Getenv("BUILDKIT_HOST"); addr != "" {
-		all = []Finding{probeAddress(ctx, addr)}
-		all[0].Name = "BUILDKIT_HOST"
+		if s, err := parseHost(addr); err != nil {
+			all = []Finding{{Detail: err.Error(), Remedy: "unset BUILDKIT_HOST, or name an engine there"}}
+		} else {
+			all = s.probe(ctx, opt)
+		}
+		for i := range all {
+			all[i].Name = "BUILDKIT_HOST"
+		}
 	}
 	all = append(all, probeDocker(ctx, ""))
 	return append(all, probePrivate(opt)...)
 }
 
 func probeDocker(ctx context.Context, host string) Finding {
-	f := Finding{Name: "docker", Remedy: "start Docker, or set DOCKER_HOST (Debian: `apt-get install docker.io`)"}
+	f := Finding{Name: "docker", Remedy: "start Docker, or set DOCKER_HOST"}
+	if runtime.GOOS == "linux" {
+		f.Remedy += " (Debian: `apt-get install docker.io`)"
+	}
 	e, err := openDocker(ctx, host, "")
 	if err != nil {
 		f.Detail, _, _ = strings.Cut(err.Error(), ": start ") // the remedy has its own place

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -98,7 +99,7 @@ func parseMulti(text string) (spec, error) {
 	for item := range strings.SplitSeq(text, ",") {
 		platform, engine, ok := strings.Cut(strings.TrimSpace(item), "=")
 		if !ok || engine == "" {
-			return s, badSpec(text, fmt.Sprintf("%q is not PLATFORM=ENGINE", item))
+			return s, badSpec(text, fmt.Sprintf("%q is not PLATFORM=ENGINE", redact(item)))
 		}
 		if !slices.Contains(knownPlatforms, platform) {
 			return s, badSpec(text, fmt.Sprintf("unknown platform %q, there are %s", platform, strings.Join(knownPlatforms, " and ")))
@@ -119,18 +120,21 @@ func parseMulti(text string) (spec, error) {
 	return s, nil
 }
 
-// redact hides a password in an address, which may be printed or logged.
-func redact(addr string) string {
-	scheme, rest, ok := strings.Cut(addr, "://")
-	if !ok {
-		return addr
+// parseHost reads BUILDKIT_HOST, which may name any engine but the automatic
+// choice, as that asks for it.
+func parseHost(addr string) (spec, error) {
+	s, err := parseSpec(addr)
+	if err != nil {
+		return s, fmt.Errorf("reading BUILDKIT_HOST: %w", err)
 	}
-	user, host, ok := strings.Cut(rest, "@")
-	if !ok {
-		return addr
+	if s.kind == kindAuto || slices.ContainsFunc(s.parts, func(p part) bool { return p.spec.kind == kindAuto }) {
+		return s, fmt.Errorf("reading BUILDKIT_HOST: %q is no address: unset it, or name an engine there", s.text)
 	}
-	if name, _, ok := strings.Cut(user, ":"); ok {
-		user = name + ":xxxxx"
-	}
-	return scheme + "://" + user + "@" + host
+	return s, nil
 }
+
+var password = regexp.MustCompile(`(://[^:@/]*):[^@/]*@`)
+
+// redact hides passwords in an address or a list of them, which may be printed
+// or logged.
+func redact(addr string) string { return password.ReplaceAllString(addr, "$1:xxxxx@") }

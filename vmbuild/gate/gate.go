@@ -32,11 +32,7 @@ type Rules struct {
 
 	Kept     []string // plugins that must be there, built in or as X.so
 	Excluded []string // plugins that must be neither
-	// Aliases gives the names a plugin has inside the binary when they differ
-	// from its catalogue name.
-	Aliases map[string][]string
 
-	Files     []string // more files allowed in vm/, as path.Match patterns relative to it
 	Packed    []string // methods that must be there as packed/<method>/pharo
 	HostPaths []string // prefixes that give a build machine away; nil means DefaultHostPaths
 }
@@ -139,10 +135,6 @@ func (c *checker) file(name string) {
 		c.binary(name, true)
 	case dir == "vm" && c.isPlugin(rest):
 		c.binary(name, false)
-	case dir == "vm" && c.isExtra(rest):
-		if strings.Contains(rest, ".so") {
-			c.binary(name, false)
-		}
 	case dir == "packed" && path.Base(name) == executable && strings.Count(name, "/") == 2:
 		c.packed(name)
 	case dir == "runtime":
@@ -151,7 +143,7 @@ func (c *checker) file(name string) {
 		c.symbols(name)
 	case dir == "info":
 	default:
-		c.add(name, "expected file", false, fmt.Sprintf("%d bytes", info.Size()), "leave it out of the export, or name it in the source's files")
+		c.add(name, "expected file", false, fmt.Sprintf("%d bytes", info.Size()), "leave it out of the export")
 	}
 }
 
@@ -162,27 +154,13 @@ func (c *checker) isPlugin(file string) bool {
 	if !ok {
 		return false
 	}
-	known := append(slices.Clone(c.rules.Kept), c.rules.Excluded...)
-	for _, plugin := range known {
-		for _, alias := range c.names(plugin) {
-			if name == alias || name == "lib"+alias {
-				c.found[alias] = "vm/" + file
-				return true
-			}
+	for _, plugin := range append(slices.Clone(c.rules.Kept), c.rules.Excluded...) {
+		if name == plugin || name == "lib"+plugin {
+			c.found[plugin] = "vm/" + file
+			return true
 		}
 	}
 	return false
-}
-
-func (c *checker) isExtra(file string) bool {
-	return slices.ContainsFunc(c.rules.Files, func(pattern string) bool {
-		ok, err := path.Match(pattern, file)
-		return ok && err == nil
-	})
-}
-
-func (c *checker) names(plugin string) []string {
-	return append([]string{plugin}, c.rules.Aliases[plugin]...)
 }
 
 // required looks for what must be there and was not met on the way.
@@ -209,20 +187,12 @@ func (c *checker) required(files []string) {
 // build's own list say.
 func (c *checker) plugins() {
 	c.pluginList()
-	where := func(plugin string) string {
-		for _, name := range c.names(plugin) {
-			if w, ok := c.found[name]; ok {
-				return w
-			}
-		}
-		return ""
-	}
 	for _, plugin := range c.rules.Kept {
-		w := where(plugin)
+		w := c.found[plugin]
 		c.add(plugin, "kept plugin", w != "", orNone(w), "build it in or beside the VM, or take it out of the profile")
 	}
 	for _, plugin := range c.rules.Excluded {
-		w := where(plugin)
+		w := c.found[plugin]
 		c.add(plugin, "excluded plugin", w == "", orNone(w), "switch it off in the build, or keep it in the profile")
 	}
 }
@@ -248,8 +218,7 @@ func (c *checker) pluginList() {
 		if len(fields) == 0 {
 			continue
 		}
-		found := slices.ContainsFunc(c.names(fields[0]), func(n string) bool { return c.found[n] != "" })
-		if len(fields) != 2 || !found {
+		if len(fields) != 2 || c.found[fields[0]] == "" {
 			wrong = append(wrong, strings.TrimSpace(line))
 		}
 	}

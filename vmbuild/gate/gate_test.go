@@ -99,14 +99,10 @@ func TestBadTreesFailTheirGate(t *testing.T) {
 		{name: "excluded plugin in a fixed-address VM", change: with("-no-pie", "-fno-pic", "-DTABLEONLY"), rules: func(r *Rules) { r.PIE = false },
 			want: []string{"DropPlugin: excluded plugin"}},
 		{name: "excluded plugin as a file", change: func(tree string) { tc.plugin(tree, "CroquetPlugin.so") }, want: []string{"CroquetPlugin: excluded plugin", "symbols/CroquetPlugin.so.debug: present"}},
-		{name: "excluded plugin under its other name", change: with("-DTABLEONLY"), rules: func(r *Rules) {
-			r.Excluded, r.Aliases = []string{"Drag"}, map[string][]string{"Drag": {"DropPlugin"}}
-		}, want: []string{"Drag: excluded plugin"}},
 		{name: "kept plugin missing", change: with("-USOCKET"), want: []string{"SocketPlugin: kept plugin", "info/plugins.txt: agrees with the VM"}},
 		{name: "stray file", change: func(tree string) { write(t, tree, "vm/startup.sh", "#!/bin/sh") }, want: []string{"vm/startup.sh: expected file"}},
 		{name: "stray plugin", change: func(tree string) { tc.plugin(tree, "NewPlugin.so") },
 			want: []string{"symbols/NewPlugin.so.debug: present", "vm/NewPlugin.so: expected file"}},
-		{name: "file named by a rule", change: func(tree string) { write(t, tree, "vm/LICENSE", "MIT") }, rules: func(r *Rules) { r.Files = []string{"LICENSE"} }},
 		{name: "no executable", change: func(tree string) { remove(t, tree, "vm/pharo") }, want: []string{
 			"FilePlugin: kept plugin", "SocketPlugin: kept plugin", "info/plugins.txt: agrees with the VM",
 			"symbols/pharo.debug: matches its binary", "vm/pharo: present"}},

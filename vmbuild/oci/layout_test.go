@@ -1,12 +1,15 @@
 package oci
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -312,10 +315,34 @@ func TestVMTarball(t *testing.T) {
 		if want := fmt.Sprintf("%x  vm-x.tar.gz\n", sha256.Sum256(all[0])); string(all[1]) != want {
 			t.Errorf("checksum %q, want %q", all[1], want)
 		}
+		// Every file has mode 0755 on this host: modes are not taken from there.
+		if got, want := modes(t, all[0]), map[string]int64{"vm-x/": 0o755, "vm-x/pharo": 0o755, "vm-x/SqueakSSL.so": 0o644}; !maps.Equal(got, want) {
+			t.Errorf("modes %v, want %v", got, want)
+		}
 		if first != nil && !slices.EqualFunc(first, all, bytes.Equal) {
 			t.Error("writing the same tree again gives other bytes")
 		}
 		first = all
+	}
+}
+
+// modes are those in a packed archive.
+func modes(t *testing.T, archive []byte) map[string]int64 {
+	t.Helper()
+	plain, err := gzip.NewReader(bytes.NewReader(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]int64{}
+	for r := tar.NewReader(plain); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return found
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[h.Name] = h.Mode
 	}
 }
 

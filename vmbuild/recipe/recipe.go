@@ -189,7 +189,7 @@ func (m maker) compile() llb.State {
 	}
 	source := llb.Local(m.Source, llb.SharedKeyHint(m.Source), llb.WithCustomName("[source] "+m.Plan.Source.Name+" "+m.Plan.Source.Version))
 	return m.toolchain().Run(
-		script(compileScript),
+		script(m.salted(compileScript)),
 		llb.AddMount("/src", source, llb.Readonly),
 		llb.AddMount("/opt/sysroot", m.sysroot(), llb.Readonly),
 		llb.AddMount("/build", llb.Scratch()),
@@ -204,6 +204,15 @@ func (m maker) compile() llb.State {
 		llb.Network(llb.NetModeNone),
 		m.name("configure and compile"),
 	).AddMount("/out", llb.Scratch())
+}
+
+// salted makes a script a new one by a comment; BuildKit would take a step that
+// differs by its cache mount alone for the same.
+func (m maker) salted(text string) string {
+	if m.Salt == "" {
+		return text
+	}
+	return text + "# " + m.Salt + "\n"
 }
 
 // pack leaves the VM tree.
