@@ -145,8 +145,8 @@ func (f flags) options(images ...string) vmbuild.Options {
 		Images: images, Platforms: words(flag(f.platform, "VMBUILD_PLATFORM")),
 		Source: flag(f.source, "VMBUILD_SOURCE"), Version: flag(f.version, "VMBUILD_VERSION"),
 		Profile: flag(f.profile, "VMBUILD_PROFILE"), Engine: flag(f.engine, "VMBUILD_ENGINE"),
-		Progress: flag(f.progress, "VMBUILD_PROGRESS"), StandIn: os.Getenv("VMBUILD_STAND_IN") == "1",
-		Offline: os.Getenv("VMBUILD_OFFLINE") == "1",
+		Progress: flag(f.progress, "VMBUILD_PROGRESS"), StandIn: truth("VMBUILD_STAND_IN"),
+		Offline: truth("VMBUILD_OFFLINE"),
 	}
 }
 
@@ -163,6 +163,15 @@ func flag(value *string, variable string) string {
 		}
 	}
 	return os.Getenv(variable)
+}
+
+// truth tells whether a variable is set to anything but no.
+func truth(variable string) bool {
+	switch strings.ToLower(os.Getenv(variable)) {
+	case "", "0", "false", "no", "off":
+		return false
+	}
+	return true
 }
 
 func words(list string) []string {

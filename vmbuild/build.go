@@ -304,8 +304,8 @@ func sameVM(l *oci.Layout, name string) error {
 				first[key] = m.Annotations[key]
 			}
 			if now := m.Annotations[key]; now != first[key] {
-				return fmt.Errorf("joining %s: its platforms hold different VMs (%s is %q and %q): build both platforms with one source and profile",
-					name, key, first[key], now)
+				return fmt.Errorf("joining %s: its platforms hold different VMs (%s is %q and %q): build both platforms with one source and profile, or remove the older: rm -r %s",
+					name, key, first[key], now, l.Dir())
 			}
 		}
 	}

@@ -58,7 +58,11 @@ func (c *Catalog) loadProfile(fsys fs.FS, file string) error {
 // (it holds a separator or ends in .yaml).
 func (c *Catalog) Profile(name string) (*Profile, error) {
 	if !strings.ContainsAny(name, `/\`) && !strings.HasSuffix(name, ".yaml") {
-		return Lookup("profile", c.Profiles, name)
+		p, err := Lookup("profile", c.Profiles, name)
+		if _, own := os.Stat(name + ".yaml"); err != nil && own == nil {
+			return nil, fmt.Errorf("%w; for the file here, write ./%s.yaml", err, name)
+		}
+		return p, err
 	}
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -71,10 +75,7 @@ func (c *Catalog) Profile(name string) (*Profile, error) {
 		return nil, err
 	}
 	p.file = file
-	if err := errors.Join(named(file, p.Name), p.check()); err != nil {
-		return nil, err
-	}
-	if err := c.checkProfile(p); err != nil {
+	if err := errors.Join(named(file, p.Name), p.check(), c.checkProfile(p)); err != nil {
 		return nil, err
 	}
 	return p, nil
