@@ -259,6 +259,7 @@ func (b bases) blame(pl *plan.Plan, err error) error {
 type baseImage struct {
 	image              v1.Image
 	name, digest, made string
+	standIn            bool // something else in its place, for trying out only
 }
 
 func (b bases) image(ctx context.Context, name, platform string) (baseImage, error) {
@@ -275,7 +276,7 @@ func (b bases) image(ctx context.Context, name, platform string) (baseImage, err
 		return baseImage{}, err
 	}
 	if !r.Published() {
-		return baseImage{image: img, made: r.Origin}, nil
+		return baseImage{image: img, made: r.Origin, standIn: r.How == base.StandIn}, nil
 	}
 	return baseImage{image: img, name: r.Origin, digest: r.Digest}, nil
 }

@@ -99,7 +99,7 @@ func (p *Project) boot(ctx context.Context, o Options, r *Result) error {
 		if native.Architecture != at.Architecture {
 			how = "qemu"
 		}
-		r.Boots = append(r.Boots, Booted{Image: r.Images[i].Name, Platform: r.Images[i].Platform, How: how, Outcome: out})
+		r.Boots = append(r.Boots, Booted{Image: r.Images[i].shown(), Platform: r.Images[i].Platform, How: how, Outcome: out})
 		p.logf("boot %s (%s): %s", out.ID, how, lastLine(out))
 	}
 	return err

@@ -32,11 +32,13 @@ const (
 // Made is one platform of an image, as it lies in dist/oci.
 type Made struct {
 	plan.Image
-	Digest string
-	Size   oci.ImageSize
-	TLS    oci.Size // of the layer with TLS libraries, counted apart
-	Gates  gate.Report
-	image  v1.Image
+	On      string // what it stands on, to print; empty for scratch
+	StandIn bool   // its base is something else in its place, for trying out only
+	Digest  string
+	Size    oci.ImageSize
+	TLS     oci.Size // of the layer with TLS libraries, counted apart
+	Gates   gate.Report
+	image   v1.Image
 }
 
 // images assembles every image of the plan and checks its size.
@@ -88,6 +90,12 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 		delete(annotations, baseName) // the plan's, which may not be what was found
 		annotations = merged(annotations, map[string]string{baseName: b.name, baseDigest: b.digest})
 		labels = merged(labels, map[string]string{baseLabel: b.made})
+		m.On, m.StandIn = b.name+b.made, b.standIn
+		if b.standIn {
+			const description = "org.opencontainers.image.description"
+			text := map[string]string{description: spec.Title + " as far as it can be tried without its base: " + b.made}
+			annotations, labels = merged(annotations, text), merged(labels, text)
+		}
 	}
 	tree := r.Built(spec.Build).Tree
 	files, err := vmFiles(base, tree, spec)

@@ -27,6 +27,14 @@ func (r *Result) Digests() map[string]string {
 	return out
 }
 
+// shown is an image's name in reports, which never pass a stand-in for the real.
+func (m Made) shown() string {
+	if m.StandIn {
+		return m.Name + " (stand-in)"
+	}
+	return m.Name
+}
+
 // report prints what was made and writes it to dist/, beside what earlier
 // targets made and compared with the last run.
 func (p *Project) report(r *Result, took time.Duration) error {
@@ -41,16 +49,14 @@ func (p *Project) report(r *Result, took time.Duration) error {
 	}
 	for _, m := range r.Images {
 		entry := report.Image{
-			Name: m.Name, Platform: m.Platform, Build: m.Build, Digest: m.Digest,
+			Name: m.shown(), Platform: m.Platform, Build: m.Build, Digest: m.Digest,
 			Base: report.Size(m.Size.Base), Own: report.Size(m.Size.Own),
 			Budget: report.Size{Unpacked: int64(m.Budget.Unpacked), Compressed: int64(m.Budget.Compressed)},
 		}
 		if m.Budget.TLS > 0 {
 			entry.Budget = report.Size{Compressed: int64(m.Budget.Compressed + m.Budget.TLS)}
 		}
-		if m.Base != nil {
-			entry.BaseName = m.Base.Ref
-		}
+		entry.BaseName = m.On
 		rep.Images = append(rep.Images, entry)
 	}
 	for _, b := range r.Boots {
