@@ -54,7 +54,7 @@ func Lint(ctx context.Context) error {
 	return nil
 }
 
-// Bench measures builds and sets them beside what a Dockerfile takes (some ten minutes).
+// Bench measures builds and sets them beside what a Dockerfile takes (some fifteen minutes).
 func Bench(ctx context.Context, source, profile, engine, progress *string) error {
 	return run(ctx, func(ctx context.Context, p *vmbuild.Project) error {
 		return p.Bench(ctx, flags{source: source, profile: profile, engine: engine, progress: progress}.options(), os.Stdout)

@@ -30,9 +30,9 @@ func Native(ctx context.Context, in Input, b *plan.Build, platform ocispecs.Plat
 		script(nativeScript),
 		llb.AddMount("/src", llb.Local(in.Source, llb.SharedKeyHint(in.Source)), llb.Readonly),
 		llb.AddMount("/build", llb.Scratch()),
-		llb.AddEnv("OPTIONS", strings.Join(options, "\n")),
+		llb.AddEnv("OPTIONS", strings.Join(options, "\n")), llb.AddEnv("LIBC", b.Libc),
 		llb.WithProxy(in.Proxy), llb.IgnoreCache,
-		llb.WithCustomName("[native "+b.Platform+"] install, configure and compile"),
+		llb.WithCustomName("[native "+b.Libc+" "+b.Platform+"] install, configure and compile"),
 	).AddMount("/out", llb.Scratch())
 	def, err := st.Marshal(ctx, llb.Platform(platform))
 	if err != nil {
