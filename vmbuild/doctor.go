@@ -6,11 +6,13 @@ import (
 	"io"
 	"os/exec"
 	"runtime"
+	"slices"
 	"text/tabwriter"
 
 	"golang.org/x/sync/errgroup"
 
 	"pharovm/vmbuild/base"
+	"pharovm/vmbuild/catalog"
 	"pharovm/vmbuild/engine"
 )
 
@@ -48,7 +50,30 @@ func (p *Project) Doctor(ctx context.Context, o Options, out io.Writer) error {
 			fmt.Fprintf(w, "  \t\tto mend: %s\n", f.remedy)
 		}
 	}
+	fmt.Fprintln(w, "so, with one of the engines")
+	for _, name := range SortedKeys(p.Catalog.Images) {
+		fmt.Fprintf(w, "  image\t%s\t%s\n", name, p.verdict(p.Catalog.Images[name], found[2]))
+	}
+	fmt.Fprintf(w, "  source\tsample\tneeds no download; %s is fetched from where its file in sources/ says, or given by -source=DIR\n", defaultSource)
 	return w.Flush()
+}
+
+// verdict says whether an image can be made with the bases that were found.
+func (p *Project) verdict(i *catalog.Image, found []finding) string {
+	have := func(base string) bool {
+		return slices.ContainsFunc(found, func(f finding) bool { return f.name == base && f.ok })
+	}
+	builder, standIn := p.Catalog.Builders[i.Builder.Value], p.Catalog.Builders[i.StandIn.Value]
+	switch {
+	case i.Base.Value != "" && !have(i.Base.Value):
+		return "cannot be made without its base, but VMBUILD_STAND_IN=1 makes it on a stand-in, for trying out only"
+	case have(builder.Base.Value):
+		return "can be made"
+	case standIn != nil && have(standIn.Base.Value):
+		return fmt.Sprintf("can be made, by builder %s in place of %s", standIn.Name, builder.Name)
+	default:
+		return "cannot be made: the base of its builder " + builder.Name.Value + " is missing"
+	}
 }
 
 func (p *Project) engines(ctx context.Context, spec string) []finding {

@@ -91,9 +91,12 @@ type Options struct {
 	Offline bool // no registry is asked, as if none were in reach
 }
 
+// defaultSource is what is built when no source is named.
+const defaultSource = "opensmalltalk"
+
 func (o Options) withDefaults() Options {
 	if o.Source == "" {
-		o.Source = "opensmalltalk"
+		o.Source = defaultSource
 	}
 	if o.Profile == "" {
 		o.Profile = "server"
