@@ -9,6 +9,8 @@ apt-get -qy install --no-install-recommends gcc libc6-dev libssl-dev cmake make 
 if [ "$LIBC" = musl ]; then
   # Headers of Linux and OpenSSL, behind musl's own.
   export CC=musl-gcc CFLAGS="-idirafter /usr/include -idirafter /usr/include/$(gcc -dumpmachine)"
+  # As in compile.sh: musl has no __getauxval.
+  case $(uname -m) in aarch64) CFLAGS="$CFLAGS -mno-outline-atomics" ;; esac
 fi
 IFS='
 '
