@@ -18,6 +18,7 @@ import (
 // kept are the parts of the cache folder, and what each holds.
 var kept = []struct{ dir, what string }{
 	{"builds", "VM trees"},
+	{"layers", "compressed layers and archives"},
 	{"sources", "staged sources"},
 	{"bases", "base images and builder roots"},
 	{"engine", "the private engine and its cache"},
@@ -77,7 +78,7 @@ func (p *Project) freeFolders(all bool) error {
 		return fmt.Errorf("another run uses %s, and nothing there was freed: try again when it has ended", p.Cache)
 	}
 	defer lock.Unlock()
-	dirs := []string{"builds"}
+	dirs := []string{"builds", "layers"}
 	if all {
 		dirs = append(dirs, "sources", "bases")
 	}

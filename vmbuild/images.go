@@ -47,7 +47,7 @@ func (p *Project) images(ctx context.Context, r *Result, found bases) error {
 	// Images of one build share its TLS layer, which is most of their work.
 	tls := map[string]func() (v1.Layer, error){}
 	for _, b := range r.Builds {
-		tls[b.ID] = sync.OnceValues(func() (v1.Layer, error) { return tlsLayer(b.Tree, created) })
+		tls[b.ID] = sync.OnceValues(func() (v1.Layer, error) { return p.tlsLayer(b.Tree, created) })
 	}
 	r.Images = make([]Made, len(r.Plan.Images))
 	var g errgroup.Group
@@ -102,7 +102,7 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 	if err != nil {
 		return m, err
 	}
-	vm, err := oci.Layer(files, created)
+	vm, err := p.packer().Layer(files, created)
 	if err != nil {
 		return m, err
 	}
@@ -142,12 +142,12 @@ func (p *Project) assemble(ctx context.Context, r *Result, spec plan.Image, foun
 }
 
 // tlsLayer holds the TLS libraries and certificates of a VM tree.
-func tlsLayer(tree string, created time.Time) (v1.Layer, error) {
+func (p *Project) tlsLayer(tree string, created time.Time) (v1.Layer, error) {
 	files, err := oci.Tree(filepath.Join(tree, "runtime", "tls"), "/", 0, 0, isLibrary)
 	if err != nil {
 		return nil, err
 	}
-	return oci.Layer(withoutFolders(files), created)
+	return p.packer().Layer(withoutFolders(files), created)
 }
 
 // vmFiles are the files of an image's own layer: the VM, packed as the image

@@ -17,6 +17,8 @@ import (
 
 func (p *Project) layout() *oci.Layout { return oci.Open(filepath.Join(p.Dist, "oci")) }
 
+func (p *Project) packer() oci.Packer { return oci.Packer{Cache: filepath.Join(p.Cache, "layers")} }
+
 // publish puts what was made into dist/: images into dist/oci, an archive of
 // every VM and its symbols into dist/vm. All of it is written beside first, so
 // that a full disk or an interruption leaves what was there.
@@ -32,7 +34,7 @@ func (p *Project) publish(ctx context.Context, r *Result) error {
 		for _, b := range r.Builds {
 			name := fmt.Sprintf("pharo-vm-%s-%s-%s-%s-%s.tar.gz", r.Plan.Source.Name, r.Plan.Source.Version, r.Plan.Profile, b.Libc,
 				strings.ReplaceAll(b.Platform, "/", "-"))
-			files, err := oci.VMTarball(ctx, b.Tree, filepath.Join(beside, name), time.Unix(r.Plan.Source.Epoch, 0).UTC())
+			files, err := p.packer().VMTarball(ctx, b.Tree, filepath.Join(beside, name), time.Unix(r.Plan.Source.Epoch, 0).UTC())
 			if err != nil {
 				return err
 			}

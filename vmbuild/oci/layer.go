@@ -44,7 +44,7 @@ type File struct {
 // Paths that are relative or leave the image, duplicates, entries below a file
 // or link of the same layer, whiteouts, setuid modes, and sources that are not
 // regular files are errors.
-func Layer(files []File, epoch time.Time) (v1.Layer, error) {
+func (p Packer) Layer(files []File, epoch time.Time) (v1.Layer, error) {
 	files, err := arrange(files)
 	if err != nil {
 		return nil, fmt.Errorf("making a layer: %w", err)
@@ -57,34 +57,21 @@ func Layer(files []File, epoch time.Time) (v1.Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a layer: %w", err)
 	}
-	var packed bytes.Buffer
-	if err := compress(&packed, &plain); err != nil {
+	packed, err := p.compress(plain.Bytes())
+	if err != nil {
 		return nil, fmt.Errorf("compressing a layer: %w", err)
 	}
-	digest, size, err := v1.SHA256(bytes.NewReader(packed.Bytes()))
+	digest, size, err := v1.SHA256(bytes.NewReader(packed))
 	if err != nil {
 		return nil, fmt.Errorf("making a layer: %w", err)
 	}
-	l := &layer{data: packed.Bytes(), digest: digest, diffID: diffID, size: size}
+	l := &layer{data: packed, digest: digest, diffID: diffID, size: size}
 	for _, f := range files {
 		if f.Dir {
 			l.dirs = append(l.dirs, f.Path)
 		}
 	}
 	return l, nil
-}
-
-// compress gzips without a name or time in the header, at the level where a
-// pull is smallest: layers of a base image are written once and pulled often.
-func compress(w io.Writer, r io.Reader) error {
-	z, err := gzip.NewWriterLevel(w, gzip.BestCompression)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(z, r); err != nil {
-		return err
-	}
-	return z.Close()
 }
 
 // layer is a compressed layer held in memory.

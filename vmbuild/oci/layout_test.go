@@ -29,13 +29,13 @@ import (
 
 func rawLayer(t *testing.T, tarData string) v1.Layer {
 	t.Helper()
-	var packed bytes.Buffer
-	if err := compress(&packed, strings.NewReader(tarData)); err != nil {
+	packed, err := Packer{}.compress([]byte(tarData))
+	if err != nil {
 		t.Fatal(err)
 	}
-	l := &layer{data: packed.Bytes()}
+	l := &layer{data: packed}
 	l.diffID, _, _ = v1.SHA256(strings.NewReader(tarData))
-	l.digest, l.size, _ = v1.SHA256(bytes.NewReader(packed.Bytes()))
+	l.digest, l.size, _ = v1.SHA256(bytes.NewReader(packed))
 	return l
 }
 

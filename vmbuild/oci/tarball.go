@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,7 +17,7 @@ import (
 // symbols folder, if there is one, as "…-symbols.tar.gz" with its own checksum.
 // The archives unpack into a folder called as out is. The same tree gives the
 // same bytes. It returns the names of the files written.
-func VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string, error) {
+func (p Packer) VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string, error) {
 	stem, ok := strings.CutSuffix(out, ".tar.gz")
 	if !ok {
 		return nil, fmt.Errorf("writing %s: the name must end in .tar.gz", out)
@@ -37,7 +36,7 @@ func VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string
 		if err := ctx.Err(); err != nil {
 			return written, err
 		}
-		if err := archive(dir, path.Base(filepath.ToSlash(stem)), part.out, epoch); err != nil {
+		if err := p.archive(dir, path.Base(filepath.ToSlash(stem)), part.out, epoch); err != nil {
 			return written, fmt.Errorf("writing %s: %w", part.out, err)
 		}
 		written = append(written, part.out, part.out+".sha256")
@@ -45,7 +44,7 @@ func VMTarball(ctx context.Context, tree, out string, epoch time.Time) ([]string
 	return written, nil
 }
 
-func archive(dir, prefix, out string, epoch time.Time) error {
+func (p Packer) archive(dir, prefix, out string, epoch time.Time) error {
 	files, err := Tree(dir, prefix, 0, 0, func(name string) bool { return name == "pharo" })
 	if err != nil {
 		return err
@@ -53,15 +52,16 @@ func archive(dir, prefix, out string, epoch time.Time) error {
 	if files, err = arrange(files); err != nil {
 		return err
 	}
-	var plain, packed bytes.Buffer
+	var plain bytes.Buffer
 	if err := writeTar(&plain, files, epoch); err != nil {
 		return err
 	}
-	if err := compress(&packed, &plain); err != nil {
+	packed, err := p.compress(plain.Bytes())
+	if err != nil {
 		return err
 	}
-	sum := fmt.Sprintf("%x  %s\n", sha256.Sum256(packed.Bytes()), filepath.Base(out))
-	if err := writeFile(out, io.Reader(&packed)); err != nil {
+	sum := fmt.Sprintf("%x  %s\n", sha256.Sum256(packed), filepath.Base(out))
+	if err := writeFile(out, bytes.NewReader(packed)); err != nil {
 		return err
 	}
 	return writeFile(out+".sha256", strings.NewReader(sum))
