@@ -355,6 +355,7 @@ func (p *Plan) image(c *catalog.Catalog, src *catalog.Source, img *catalog.Image
 		}
 		i.Annotations["org.opencontainers.image.revision"] = revision
 	}
+	maps.DeleteFunc(i.Annotations, func(_, v string) bool { return v == "" })
 	// Labels too: `docker inspect` does not show annotations.
 	i.Labels = maps.Clone(i.Annotations)
 	i.Labels[FormatsLabel] = strings.Join(formats, " ")
